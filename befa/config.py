@@ -1,0 +1,102 @@
+"""Reading params.yaml into frozen dataclasses. No other module reads that file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from befa.errors import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def configuration(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, keyword-only dataclass whose values are checked when it is made.
+
+    Types are strict (the string "3" is not a number) and unknown keys are errors.
+    """
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+
+
+def read_params(path: Path) -> dict[str, Any]:
+    """The whole of params.yaml. Raises ConfigError when it is absent or is no YAML mapping.
+
+    YAML 1.2 through ruamel, as DVC reads it: PyYAML would take `1e-3` for a string.
+    """
+    try:
+        params = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("no parameter file", where=path, mend="run from the top of the project") from None
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"not valid YAML ({reason})", where=path, mend="mend the syntax") from None
+    if not isinstance(params, dict):
+        raise ConfigError("the top level is not a mapping", where=path, mend="write `key: value` lines")
+    return params
+
+
+def block(params: Mapping[str, Any], name: str) -> Any:
+    """The value at a dotted `name` ("datasets.hm.filter"). Raises ConfigError naming the first absent part."""
+    value: Any = params
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        if not isinstance(value, Mapping) or part not in value:
+            known = value if isinstance(value, Mapping) else ()
+            above = ".".join(parts[:depth]) or "the top level"
+            raise ConfigError(f"no {part!r} under {above}", where="params.yaml", mend=nearest(part, map(str, known)))
+        value = value[part]
+    return value
+
+
+def load(params: Mapping[str, Any], name: str, cls: type[T]) -> T:
+    """The block at a dotted `name` as an instance of `cls`, a class made by `configuration`.
+
+    Raises ConfigError that names the key, what is wrong with it, and the nearest known key.
+    """
+    value = block(params, name)
+    try:
+        # Through JSON: pydantic's strict mode then still lets a list be a tuple and a string be a date.
+        return TypeAdapter(cls).validate_json(json.dumps({} if value is None else value, default=str))
+    except ValidationError as error:
+        raise ConfigError(_describe(name, cls, error), where="params.yaml", mend=_mend(cls, error)) from None
+
+
+def _first(error: ValidationError) -> dict[str, Any]:
+    """The most telling problem: a misspelt key explains the missing one that it leaves behind."""
+    problems = error.errors(include_url=False)
+    return next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
+
+
+def _describe(name: str, cls: type, error: ValidationError) -> str:
+    first = _first(error)
+    key = ".".join([name, *map(str, first["loc"])])
+    if first["type"] == "unexpected_keyword_argument":
+        return f"unknown key {key!r}"
+    if first["type"] == "missing":
+        return f"missing key {key!r}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"{key!r} is {json.dumps(first['input'], default=str)}: {message}"
+
+
+def _mend(cls: type, error: ValidationError) -> str:
+    first = _first(error)
+    if first["type"] == "unexpected_keyword_argument":
+        return nearest(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]))
+    return "add it" if first["type"] == "missing" else "correct the value"
+
+
+def _known_keys(cls: type, location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the configuration at `location` inside `cls`; a step into a union or list ends the walk."""
+    for step in location:
+        inner = {f.name: f.type for f in fields(cls)}.get(str(step))
+        if not isinstance(inner, type) or not hasattr(inner, "__dataclass_fields__"):
+            return []
+        cls = inner
+    return [f.name for f in fields(cls)]

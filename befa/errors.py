@@ -1,0 +1,54 @@
+"""Errors that a user can act on: what went wrong, where, and the mend."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class BefaError(Exception):
+    """A problem the user can mend. Printed as one line and exit code 1, never as a traceback."""
+
+    def __init__(self, what: str, *, where: object = None, mend: str | None = None) -> None:
+        self.what, self.where, self.mend = what, where, mend
+        text = what if where is None else f"{what} in {where}"
+        super().__init__(text if mend is None else f"{text}; {mend}")
+
+
+class ConfigError(BefaError):
+    """A parameter is unknown, missing, of the wrong type or out of range."""
+
+
+class DataError(BefaError):
+    """Raw or derived data is absent, broken, or not what its name says."""
+
+
+class FeatureError(BefaError):
+    """A feature store is of another encoder, dataset or dimension than asked for, or misses too many items."""
+
+
+class EncoderError(BefaError):
+    """An encoder's weights are absent, incomplete, or do not belong to its architecture."""
+
+
+class TrainingError(BefaError):
+    """Training cannot go on: the loss is not finite, or a checkpoint does not fit its configuration."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The mend for a misspelt name: the closest known one first, then all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    listing = "known: " + ", ".join(known)
+    return f"did you mean {close[0]!r}? ({listing})" if close else listing
+
+
+def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:
+    """`registry[name]`, or a ConfigError that names the nearest entry.
+
+    `kind` says what the registry holds ("model", "dataset").
+    """
+    if name not in registry:
+        raise ConfigError(f"unknown {kind} {name!r}", mend=nearest(name, registry))
+    return registry[name]

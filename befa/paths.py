@@ -1,0 +1,44 @@
+"""Where every file lies. No other module spells a path under data/."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one project checkout; `root` is its top folder."""
+
+    root: Path = Path()
+
+    @property
+    def params(self) -> Path:
+        """params.yaml, every number that changes a result."""
+        return self.root / "params.yaml"
+
+    def raw(self, dataset: str) -> Path:
+        """Folder of what was downloaded or generated."""
+        return self.root / "data/raw" / dataset
+
+    def filtered(self, dataset: str) -> Path:
+        """Folder of interactions.parquet, users.parquet, items.parquet and stats.json."""
+        return self.root / "data/filtered" / dataset
+
+    def split(self, dataset: str) -> Path:
+        """Parquet of user, item, split."""
+        return self.root / "data/splits" / f"{dataset}.parquet"
+
+    def weights(self, dataset: str, encoder: str) -> Path:
+        """Folder of an encoder as that dataset uses it: its description and, if trained here, its weights."""
+        return self.root / "data/weights" / dataset / encoder
+
+    def features(self, dataset: str, encoder: str, modality: str) -> Path:
+        """Parquet feature store of one modality."""
+        return self.root / "data/features" / dataset / encoder / f"{modality}.parquet"
+
+    def run(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """Folder of one cell: checkpoint, history, configuration, metrics."""
+        return self.root / "data/runs" / dataset / encoder / model / adapter
+
+    def report(self, dataset: str) -> Path:
+        """Folder of a dataset's tables."""
+        return self.root / "data/reports" / dataset

@@ -1,0 +1,63 @@
+"""What a model is given and what it must offer: Problem, Batch, Recommender. Axis letters: see shapes.py."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+ProtocolName = Literal["clean", "mmrec"]
+"""`clean`: this project's protocol. `mmrec`: the field's reference code, its known defects included."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """One modality's item features. Rows of absent items are zero and must be left out by `present_I`.
+
+    Zero is a placeholder that cannot poison arithmetic as NaN would; it is no feature. Whoever builds a
+    graph or a loss from `values_Ic` looks at the mask.
+    """
+
+    values_Ic: Float[Tensor, "I c"]
+    present_I: Bool[Tensor, "I"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The training data as a model sees it: interactions by dense id, content by modality."""
+
+    n_users: int
+    n_items: int
+    users_E: Int[Tensor, "E"]
+    """Users of the training interactions, int64 in [0, n_users)."""
+    items_E: Int[Tensor, "E"]
+    """Items of the training interactions, int64 in [0, n_items); pairs are unique and sorted by user, then item."""
+    contents: Mapping[str, Content] = field(default_factory=dict)
+    """By modality name ("image", "text"), in a fixed order; any number of them."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step: positives and one sampled negative each."""
+
+    users_B: Int[Tensor, "B"]
+    positives_B: Int[Tensor, "B"]
+    negatives_B: Int[Tensor, "B"]
+    starts_epoch: bool = False
+    """True for the first batch of an epoch, when models with per-epoch state (LATTICE, FREEDOM) renew it."""
+
+
+class Recommender(Protocol):
+    """A model is two methods. It opens no file, picks no device and runs no loop.
+
+    Constructed as `Model(problem, adapters, config, rng=...)`, with one adapter per modality.
+    """
+
+    def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
+        """The training loss of one batch, to be minimised; dropout and sampling inside draw from `rng`."""
+        ...
+
+    def user_item_vectors(self) -> tuple[Float[Tensor, "U k"], Float[Tensor, "I k"]]:
+        """Current user and item vectors; the score of a pair is their dot product. No dropout, no gradient."""
+        ...

@@ -1,0 +1,69 @@
+"""Files written whole or not at all, with the same bytes for the same content."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from befa.errors import DataError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Yields a path beside `path` to write to, and renames it over `path` when the block ends well.
+
+    After an error or a kill, `path` is what it was before; the half-written file is removed (or, after a kill,
+    overwritten by the next try).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with part.open("rb+") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes Parquet (zstd), `metadata` into the schema. No clock or path goes in: same table, same bytes."""
+    # Metadata that came with the input (pandas' index description, say) is replaced, so it cannot leak in.
+    table = table.replace_schema_metadata(dict(sorted((metadata or {}).items())))
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd", store_schema=True)
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> pa.Table:
+    """Reads Parquet; `options` go to pyarrow. Raises DataError when the file is absent, broken, or lacks a column."""
+    try:
+        present = pq.read_schema(path).names
+        absent = [name for name in columns or () if name not in present]
+        if absent:
+            raise DataError(f"no column {absent[0]!r}", where=path, mend=f"it has {', '.join(present)}")
+        return pq.read_table(path, columns=None if columns is None else list(columns), **options)
+    except FileNotFoundError:
+        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not a readable Parquet file ({error})", where=path, mend="run its stage again") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON with a final newline; keys keep their order."""
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON. Raises DataError when the file is absent or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON ({error})", where=path, mend="run its stage again") from None

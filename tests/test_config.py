@@ -1,0 +1,64 @@
+"""params.yaml is checked at the border: each mistake is one error that names the key and the mend."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field
+
+from befa import config
+from befa.config import configuration
+from befa.errors import ConfigError
+
+
+@configuration
+class Inner:
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+
+
+@configuration
+class Outer:
+    core: Annotated[int, Field(ge=1)] = 10
+    rule: Literal["random", "user_time"] = "random"
+    cutoffs: tuple[int, ...] = (5, 10)
+    since: str | None = None
+    inner: Inner = Inner()
+
+
+def read(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    return config.load(config.read_params(path), "outer", Outer)
+
+
+def test_values_arrive_with_their_types(tmp_path):
+    outer = read(
+        tmp_path, "outer:\n  core: 5\n  cutoffs: [20, 50]\n  inner: {learning_rate: 1e-3}\n  since: 2020-09-16\n"
+    )
+    assert outer == Outer(core=5, cutoffs=(20, 50), inner=Inner(learning_rate=0.001), since="2020-09-16")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("outer: {cor: 5}", r"unknown key 'outer\.cor' in params\.yaml; did you mean 'core'\?"),
+        (
+            "outer: {inner: {learnin_rate: 0.1}}",
+            r"unknown key 'outer\.inner\.learnin_rate'.*did you mean 'learning_rate'\?",
+        ),
+        ("outer: {core: '5'}", r"'outer\.core' is \"5\": input should be a valid integer"),
+        ("outer: {core: true}", r"'outer\.core' is true"),
+        ("outer: {core: 0}", r"'outer\.core' is 0: input should be greater than or equal to 1"),
+        ("outer: {rule: time}", r"'outer\.rule' is \"time\": input should be 'random' or 'user_time'"),
+        ("outre: {}", r"no 'outer' under the top level in params\.yaml; did you mean 'outre'\?"),
+        ("outer: [", r"not valid YAML"),
+        ("- 1", r"the top level is not a mapping"),
+    ],
+)
+def test_a_mistake_is_one_error_with_its_mend(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says):
+        read(tmp_path, text)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path):
+    with pytest.raises(ConfigError, match=r"no parameter file in .*params\.yaml; run from the top of the project"):
+        config.read_params(tmp_path / "params.yaml")
