@@ -1,0 +1,1 @@
+"""Tables of results beside the paper's."""

@@ -1,0 +1,60 @@
+"""The BeFA result of one dataset: base, +BeFA and gain per model and metric, beside the paper's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from befa.ranking import CUTOFFS, METRICS
+from befa.report.published import TABLE_2
+
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+"""The columns of the paper's Table 2; the JSON holds all metrics."""
+
+
+def befa_table(
+    dataset: str, encoder: str, base: Mapping[str, Mapping[str, float]], befa: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Base, +BeFA and gain (relative: 0.05 is +5 %; null where the base is 0) per model and test metric.
+
+    `base` and `befa` hold a cell's test metrics by model. The paper's values stand beside where it has that cell;
+    no published table used the small encoder trained here.
+    """
+    rows = []
+    for model in base:
+        for metric in (f"{m}@{k}" for m in METRICS for k in CUTOFFS):
+            before, after = base[model][metric], befa[model][metric]
+            row = {"model": model, "metric": metric, "base": before, "befa": after, "gain": _gain(before, after)}
+            published = [TABLE_2.get((dataset, encoder, model, a), {}).get(metric) for a in ("none", "befa")]
+            if None not in published:
+                row["paper"] = {"base": published[0], "befa": published[1], "gain": _gain(*published)}
+            rows.append(row)
+    return {"dataset": dataset, "encoder": encoder, "rows": rows}
+
+
+def cells(table: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> tuple[list[str], list[list[str]]]:
+    """The table as text: header, and one row per model and metric of `metrics`; with the paper's columns if any."""
+    rows = [row for row in table["rows"] if row["metric"] in metrics]
+    with_paper = any("paper" in row for row in rows)
+    header = ["model", "metric", "base", "+BeFA", "gain"] + ["paper base", "paper +BeFA", "paper gain"] * with_paper
+    body = []
+    for row in rows:
+        line = [row["model"], row["metric"], *_shown(row)]
+        body.append(line + (_shown(row["paper"]) if "paper" in row else [""] * 3) * with_paper)
+    return header, body
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """The table as Markdown, all metrics."""
+    header, body = cells(table, [f"{m}@{k}" for m in METRICS for k in CUTOFFS])
+    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *body]
+    title = f"# BeFA on {table['dataset']} with {table['encoder']} features\n\n"
+    command = f"Test part; made by `dvc repro train_befa@{table['dataset']}`.\n\n"
+    return title + command + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _gain(before: float, after: float) -> float | None:
+    return None if before == 0 else after / before - 1
+
+
+def _shown(values: Mapping[str, float | None]) -> list[str]:
+    gain = values["gain"]
+    return [f"{values['base']:.4f}", f"{values['befa']:.4f}", "" if gain is None else f"{gain:+.1%}"]

@@ -1,0 +1,84 @@
+"""Ranking and metrics: the field's reference values, and naive loops."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from befa.ranking import CUTOFFS, METRICS, Interactions, means, metrics_per_user, rank, top_items
+
+GOLDEN = Path(__file__).parent / "golden/metrics.npz"
+
+
+def test_metrics_are_the_fields():
+    golden = np.load(GOLDEN)  # MMRec e775373, see golden/README.md
+    positives = Interactions(golden["offsets"], golden["positives"])
+    users = np.arange(len(golden["topk"]))
+    # The golden positives are in draw order; rows of Interactions ascend.
+    positives = Interactions.of(np.repeat(users, positives.counts), golden["positives"], len(users))
+    found = means(metrics_per_user(golden["topk"], users, positives))
+    assert set(found) == {f"{m}@{k}" for m in METRICS for k in CUTOFFS}
+    for name, value in found.items():
+        assert value == pytest.approx(float(golden[name]), rel=1e-12), name
+
+
+def naive_metrics(ranked, positives, k):
+    hits = [1 if item in positives else 0 for item in ranked[:k]]
+    dcg = sum(hit / math.log2(place + 2) for place, hit in enumerate(hits))
+    ideal = sum(1 / math.log2(place + 2) for place in range(min(len(positives), k)))
+    average = sum(hit * sum(hits[: place + 1]) / (place + 1) for place, hit in enumerate(hits))
+    return {
+        f"recall@{k}": sum(hits) / len(positives),
+        f"ndcg@{k}": dcg / ideal,
+        f"precision@{k}": sum(hits) / k,
+        f"map@{k}": average / min(k, len(positives)),
+    }
+
+
+@st.composite
+def problems(draw):
+    n_users, n_items = draw(st.integers(1, 6)), draw(st.integers(2, 12))
+    # Few distinct scores, so that ties are common.
+    scores = draw(st.lists(st.integers(-2, 2), min_size=n_users * n_items, max_size=n_users * n_items))
+    roles = draw(st.lists(st.sampled_from("---tp"), min_size=n_users * n_items, max_size=n_users * n_items))
+    return (
+        np.array(scores, dtype=np.float32).reshape(n_users, n_items),
+        np.array(roles).reshape(n_users, n_items),
+    )
+
+
+@given(problems(), st.integers(1, 14))
+def test_ranking_and_metrics_agree_with_naive_loops(problem, k):
+    scores_UI, roles_UI = problem
+    n_users = len(scores_UI)
+    train = Interactions.of(*np.nonzero(roles_UI == "t"), n_users)
+    positives = Interactions.of(*np.nonzero(roles_UI == "p"), n_users)
+    users = np.flatnonzero(positives.counts)
+    # user vectors are one-hot, so item vectors are the transposed scores
+    top = rank(torch.eye(n_users), torch.from_numpy(scores_UI.T.copy()), users, [train], k)
+    assert len(top) == len(users)
+    for row, user in enumerate(users):
+        candidates = [i for i in range(scores_UI.shape[1]) if roles_UI[user, i] != "t"]
+        ranked = sorted(candidates, key=lambda i: (-scores_UI[user, i], i))[:k]
+        assert [i for i in top[row].tolist() if i >= 0] == ranked
+        found = metrics_per_user(top[row : row + 1], users[row : row + 1], positives, (k,))
+        wanted = naive_metrics(ranked, set(np.flatnonzero(roles_UI[user] == "p")), k)
+        assert {name: float(values[0]) for name, values in found.items()} == pytest.approx(wanted)
+
+
+def test_equal_scores_rank_by_item_id():
+    assert top_items(torch.zeros(2, 9), 4).tolist() == [[0, 1, 2, 3]] * 2
+    assert top_items(torch.tensor([[1.0, 3.0, 1.0, 3.0, 2.0]]), 4).tolist() == [[1, 3, 4, 0]]
+
+
+def test_chunks_do_not_change_the_ranking(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    users, items = torch.randn(17, 4, generator=rng), torch.randn(23, 4, generator=rng)
+    nothing = Interactions.of(np.array([], dtype=int), np.array([], dtype=int), 17)
+    whole = rank(users, items, np.arange(17), [nothing], 5)
+    monkeypatch.setattr("befa.ranking.SCORES_PER_CHUNK", 50)
+    assert (rank(users, items, np.arange(17), [nothing], 5) == whole).all()

@@ -1,0 +1,92 @@
+"""Splits partition their input, whatever the rule, and hold out what the rule says."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from befa import splits, tables
+from befa.sources.base import SplitConfig
+
+RULES = ("random", "user_time", "global_time", "mmrec")
+
+
+def interactions(rows):
+    users, items, times = zip(*rows, strict=True)
+    return pa.table({
+        "user_index": pa.array(users, pa.int32()),
+        "item_index": pa.array(items, pa.int32()),
+        "time": pa.array(times, pa.int64()),
+    })  # fmt: skip
+
+
+def history(user, n):
+    return [(user, item, 1000 - item) for item in range(n)]
+
+
+rows = st.dictionaries(
+    st.tuples(st.integers(0, 5), st.integers(0, 20)), st.integers(0, 3), min_size=1, max_size=80
+).map(lambda times: [(*pair, time) for pair, time in times.items()])
+
+
+@given(rows, st.sampled_from(RULES))
+def test_a_split_partitions_its_input_whatever_the_row_order(rows, rule):
+    table = splits.split(interactions(rows), SplitConfig(rule=rule))
+    assert list(zip(table["user_index"].to_pylist(), table["item_index"].to_pylist(), strict=True)) == sorted(
+        (user, item) for user, item, _ in rows
+    )
+    assert set(table["split"].to_pylist()) <= set(splits.PARTS)
+    assert splits.split(interactions(rows[::-1]), SplitConfig(rule=rule)).equals(table)
+
+
+@pytest.mark.parametrize("rule", ["random", "user_time"])
+@pytest.mark.parametrize(("n", "held"), [(2, 0), (3, 1), (5, 1), (10, 1), (14, 1), (15, 2), (20, 2), (100, 10)])
+def test_eight_one_one_per_user(rule, n, held):
+    table = splits.split(interactions(history(0, n)), SplitConfig(rule=rule))
+    counts = {part: table["split"].to_pylist().count(part) for part in splits.PARTS}
+    assert counts == {"train": n - 2 * held, "valid": held, "test": held}
+
+
+@pytest.mark.parametrize(
+    ("n", "counts"), [(9, (7, 1, 1)), (10, (8, 1, 1)), (15, (12, 1, 2)), (19, (16, 1, 2)), (20, (16, 2, 2))]
+)
+def test_mmrec_rule(n, counts):
+    table = splits.split(interactions(history(0, n)), SplitConfig(rule="mmrec"))
+    assert tuple(table["split"].to_pylist().count(part) for part in splits.PARTS) == counts
+
+
+def test_user_time_holds_out_the_latest_and_breaks_ties_by_item():
+    rows = [(0, 3, 7), (0, 1, 9), (0, 0, 9), (0, 2, 1), (0, 4, 1)]
+    table = splits.split(interactions(rows), SplitConfig(rule="user_time"))
+    assert dict(zip(table["item_index"].to_pylist(), table["split"].to_pylist(), strict=True)) == {
+        2: "train", 4: "train", 3: "train", 0: "valid", 1: "test",
+    }  # fmt: skip
+
+
+def test_global_time_never_trains_on_what_comes_after_the_test():
+    rng = np.random.default_rng(0)
+    rows = [(u, i, int(rng.integers(1000))) for u in range(20) for i in range(10)]
+    times = {(u, i): t for u, i, t in rows}
+    table = splits.split(interactions(rows), SplitConfig(rule="global_time")).to_pylist()
+    by_part = {p: [times[r["user_index"], r["item_index"]] for r in table if r["split"] == p] for p in splits.PARTS}
+    assert [len(by_part[p]) for p in splits.PARTS] == [160, 20, 20]
+    assert max(by_part["train"]) <= min(by_part["valid"])
+    assert max(by_part["valid"]) <= min(by_part["test"])
+
+
+def test_a_seed_is_a_split():
+    rows = [row for user in range(9) for row in history(user, 12)]
+    one, again, other = (
+        splits.split(interactions(rows), SplitConfig(seed=seed))["split"].to_pylist() for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_parts_are_read_back(tmp_path):
+    table = splits.split(interactions([row for user in range(4) for row in history(user, 10)]), SplitConfig())
+    tables.write_table(tmp_path / "split.parquet", table)
+    read = [splits.read(tmp_path / "split.parquet", part) for part in splits.PARTS]
+    assert [len(users) for users, _ in read] == [32, 4, 4]
+    whole = sorted((u, i) for users, items in read for u, i in zip(users.tolist(), items.tolist(), strict=True))
+    assert whole == [(u, i) for u in range(4) for i in range(10)]
