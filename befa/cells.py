@@ -1,0 +1,140 @@
+"""A cell of the experiment: dataset x encoder x model x adapter, its configuration and its training problem."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from befa import config, splits, tables
+from befa.adapters import ADAPTERS
+from befa.config import configuration
+from befa.errors import DataError, lookup
+from befa.features import FeatureStore
+from befa.models import MODELS
+from befa.paths import Layout
+from befa.problem import Content, Problem, ProtocolName
+from befa.rng import stream
+
+
+@configuration
+class FeaturesConfig:
+    """How a model is given features."""
+
+    modalities: tuple[str, ...] = ("image", "text")
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Largest share of items that may have no vector of a modality; more is an error."""
+    missing: Literal["mask", "mean"] = "mask"
+    """`mask`: an absent item takes no part in content. `mean`: it gets the mean of the others (the field's habit)."""
+
+
+@configuration
+class OptimizerConfig:
+    """Adam; the learning rate of an epoch (counted from 0) is `learning_rate` * `decay` ** (epoch / 50)."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+@configuration
+class TrainingConfig:
+    """The training loop."""
+
+    seed: int = 1
+    epochs: Annotated[int, Field(ge=1)] = 1000
+    """Most epochs."""
+    batch_size: Annotated[int, Field(ge=1)] = 2048
+    patience: Annotated[int, Field(ge=1)] = 20
+    """Epochs without a better validation value before training stops."""
+    monitor: str = "recall@20"
+    """The validation metric that picks the epoch; higher is better."""
+
+
+@configuration
+class Cell:
+    """Everything that decides a cell's result besides its data; stored beside the checkpoint as config.json."""
+
+    dataset: str
+    encoder: str
+    model: str
+    adapter: str
+    protocol: ProtocolName
+    network: Any
+    """The model's own configuration (`MODELS[model].Config`)."""
+    adaptation: Any
+    """The adapter's own configuration (`ADAPTERS[adapter].Config`)."""
+    optimizer: OptimizerConfig
+    features: FeaturesConfig
+    training: TrainingConfig
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any], dataset: str, encoder: str, model: str, adapter: str) -> "Cell":
+        """From params.yaml. Raises ConfigError for an unknown name or a wrong value."""
+        for kind, name in (("dataset", dataset), ("encoder", encoder)):
+            lookup(config.block(params, f"{kind}s"), name, kind)
+        return cls(
+            dataset=dataset,
+            encoder=encoder,
+            model=model,
+            adapter=adapter,
+            protocol=config.load(params, "protocol", ProtocolName),
+            network=config.load(params, f"models.{model}.network", lookup(MODELS, model, "model").Config),
+            adaptation=config.load(params, f"adapters.{adapter}", lookup(ADAPTERS, adapter, "adapter").Config),
+            optimizer=config.load(params, f"models.{model}.optimizer", OptimizerConfig),
+            features=config.load(params, "features", FeaturesConfig),
+            training=config.load(params, "training", TrainingConfig),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Cell":
+        """From a config.json that `write` made."""
+        stored = tables.read_json(path)
+        typed = {"network": MODELS[stored["model"]].Config, "adaptation": ADAPTERS[stored["adapter"]].Config}
+        parts = {key: config.load(stored, key, kind) for key, kind in typed.items()}
+        return replace(config.load({"cell": stored}, "cell", cls), **parts)
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        tables.write_json(path, asdict(self))
+
+
+def load_problem(layout: Layout, cell: Cell) -> Problem:
+    """The cell's training problem: the train part of the split, and the features of every modality by item id.
+
+    Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
+    """
+    items = tables.read_table(layout.filtered(cell.dataset) / "items.parquet", ["item_index", "item"])
+    users = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user_index"])
+    users_E, items_E = splits.read(layout.split(cell.dataset), "train")
+    if len(users_E) == 0:
+        raise DataError("no training interaction", where=layout.split(cell.dataset), mend="change the split's shares")
+    contents = {}
+    for modality in cell.features.modalities:
+        path = layout.features(cell.dataset, cell.encoder, modality)
+        store = FeatureStore.open(path, dataset=cell.dataset, encoder=cell.encoder, modality=modality)
+        values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
+        contents[modality] = content(values, present, cell.features.missing)
+    return Problem(len(users), len(items), torch.from_numpy(users_E), torch.from_numpy(items_E), contents)
+
+
+def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask", "mean"]) -> Content:
+    """Content from a store's matrix, whose absent rows are NaN, by the policy for absent items."""
+    fill = values_Ic[present_I].mean(0) if missing == "mean" and present_I.any() else 0.0
+    filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32)
+    marked_I = np.ones_like(present_I) if missing == "mean" and present_I.any() else present_I
+    return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
+
+
+def build(problem: Problem, cell: Cell) -> nn.Module:
+    """The cell's model with freshly initialised parameters, on the problem's device; seeded by the cell."""
+    seed = cell.training.seed
+    width = cell.network.width
+    adapters = {
+        modality: ADAPTERS[cell.adapter](cell.adaptation, width, rng=stream(seed, "adapter", modality))
+        for modality in problem.contents
+    }
+    return MODELS[cell.model](problem, adapters, cell.network, rng=stream(seed, "init"))

@@ -1,0 +1,54 @@
+"""The test: a trained cell's metrics on the part of the split that nothing else reads."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from torch import nn
+
+from befa import splits, tables
+from befa.cells import Cell
+from befa.errors import DataError
+from befa.paths import Layout
+from befa.problem import Problem
+from befa.ranking import Interactions, means, metrics_per_user, rank
+from befa.training import validate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A cell's result."""
+
+    metrics: dict[str, Any]
+    """`test` and `valid`: metric -> mean over users; `users`: how many the test has; `left_out`: users whom training
+    does not know."""
+    per_user: pa.Table
+    """user (raw id), positives (number of test items), one column per metric (float64)."""
+
+
+def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> Evaluation:
+    """Ranks all items for every test user and scores the ranking.
+
+    Masked are a user's training items and, under `protocol: clean`, validation items too; under `protocol: mmrec`
+    validation items stay candidates and count as misses, as in the field's reference code. Users without a training
+    interaction are left out. Raises DataError when no user is left.
+    """
+    train = Interactions.of(problem.users_E.numpy(), problem.items_E.numpy(), problem.n_users)
+    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    test = Interactions.of(*splits.read(layout.split(cell.dataset), "test"), problem.n_users)
+    users = np.flatnonzero((test.counts > 0) & (train.counts > 0))
+    if len(users) == 0:
+        raise DataError("no test interaction of a known user", where=layout.split(cell.dataset), mend="split again")
+    masked = [train] if cell.protocol == "mmrec" else [train, valid]
+    top = rank(*model.user_item_vectors(), users, masked)
+    per_user = metrics_per_user(top, users, test)
+    metrics = {
+        "test": means(per_user),
+        "valid": validate(model, problem, valid),
+        "users": len(users),
+        "left_out": int((test.counts > 0).sum()) - len(users),
+    }
+    names = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user"])["user"]
+    columns = {"user": names.take(pa.array(users)), "positives": pa.array(test.counts[users]), **per_user}
+    return Evaluation(metrics, pa.table(columns))

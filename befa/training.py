@@ -1,0 +1,125 @@
+"""The training loop: Adam, early stopping on validation, the best epoch's parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from befa.cells import Cell
+from befa.errors import ConfigError, DataError, TrainingError, nearest
+from befa.problem import Problem
+from befa.ranking import CUTOFFS, METRICS, Interactions, means, metrics_per_user, rank
+from befa.rng import stream
+from befa.sampling import batches
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training leaves."""
+
+    state: dict[str, Tensor]
+    """Parameters of the best epoch, on the CPU."""
+    best_epoch: int
+    history: list[dict[str, float]]
+    """A row per epoch: epoch, loss (mean over batches), and every validation metric."""
+
+
+def fit(
+    model: nn.Module,
+    problem: Problem,
+    valid: Interactions,
+    cell: Cell,
+    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+) -> Fitted:
+    """Trains `model` in place until validation stops improving; ends with the best epoch's parameters loaded.
+
+    Early stopping compares the unrounded `training.monitor` and stops after `patience` epochs without improvement.
+    `protocol: mmrec` rounds to 4 decimals first and stops one epoch later, as the field's reference code does.
+    Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for an unknown metric.
+    """
+    training, known = cell.training, [f"{m}@{k}" for m in METRICS for k in CUTOFFS]
+    if training.monitor not in known:
+        raise ConfigError(
+            f"unknown metric {training.monitor!r}", where="training.monitor", mend=nearest(training.monitor, known)
+        )
+    optimizer = torch.optim.Adam(model.parameters(), lr=cell.optimizer.learning_rate)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cell.optimizer.decay ** (epoch / 50))
+    sampling, noise = stream(training.seed, "sampling"), stream(training.seed, "noise")
+    stopping = EarlyStopping(training.patience, mmrec=cell.protocol == "mmrec")
+    history: list[dict[str, float]] = []
+    state: dict[str, Tensor] = {}
+    for epoch in range(training.epochs):
+        loss = _train_epoch(model, problem, optimizer, training.batch_size, sampling, noise, epoch)
+        decay.step()
+        row = {"epoch": epoch, "loss": loss, **validate(model, problem, valid)}
+        history.append(row)
+        if stopping.improved(row[training.monitor]):
+            state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        on_epoch(row)
+        if stopping.exhausted:
+            break
+    model.load_state_dict(state)
+    return Fitted(state, stopping.best_epoch, history)
+
+
+class EarlyStopping:
+    """Counts evaluations since the best one; the rule of each protocol is in `fit`."""
+
+    def __init__(self, patience: int, *, mmrec: bool) -> None:
+        self._allowed = patience + 1 if mmrec else patience
+        self._mmrec = mmrec
+        self._best = -np.inf
+        self._seen = 0
+        self.best_epoch = 0
+
+    def improved(self, value: float) -> bool:
+        """Takes one evaluation in; True when it beats all before it (an equal value does not)."""
+        value = round(value, 4) if self._mmrec else value
+        better = value > self._best
+        if better:
+            self._best, self.best_epoch = value, self._seen
+        self._seen += 1
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """True when training should stop."""
+        return self._seen - 1 - self.best_epoch >= self._allowed
+
+
+def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[str, float]:
+    """All metrics on the validation part: every item is a candidate but the user's training items."""
+    train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
+    users = np.flatnonzero((valid.counts > 0) & (train.counts > 0))
+    if len(users) == 0:
+        raise DataError("no user has both training and validation interactions", mend="change the split's shares")
+    top = rank(*model.user_item_vectors(), users, [train])
+    return means(metrics_per_user(top, users, valid))
+
+
+def _train_epoch(
+    model: nn.Module,
+    problem: Problem,
+    optimizer: torch.optim.Optimizer,
+    batch_size: int,
+    sampling: torch.Generator,
+    noise: torch.Generator,
+    epoch: int,
+) -> float:
+    """One pass over the training interactions; the mean of the batches' losses."""
+    model.train()
+    losses = []
+    for number, batch in enumerate(batches(problem, batch_size, rng=sampling)):
+        optimizer.zero_grad()
+        loss = model.loss(batch, rng=noise)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss.item()} at epoch {epoch}, batch {number}",
+                mend="lower optimizer.learning_rate, or look for extreme values in the features",
+            )
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))

@@ -1,0 +1,110 @@
+"""The command line: `python -m pipelines --help`. The stages' commands are what dvc.yaml calls."""
+
+import logging
+import sys
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from befa.errors import BefaError
+from befa.paths import Layout
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+Dataset = Annotated[str, typer.Argument(help="A key of `datasets` in params.yaml.")]
+Encoder = Annotated[str, typer.Argument(help="A key of `encoders` in params.yaml.")]
+Model = Annotated[str, typer.Argument(help="A key of `models` in params.yaml.")]
+Adapter = Annotated[str, typer.Argument(help="A key of `adapters` in params.yaml.")]
+
+STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
+FLOWS = "Flows"
+
+
+def stage(name: str, *arguments: str) -> None:
+    """Runs one stage's `run`. Imported here, not above: the command line stays quick, and torch loads only if used."""
+    import_module(f"pipelines.stages.{name}").run(*arguments, Layout())
+
+
+@app.command(rich_help_panel=STAGES)
+def download(dataset: Dataset) -> None:
+    """Fetch (or, for the demo, generate) a dataset's raw files."""
+    stage("download", dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def filter(dataset: Dataset) -> None:
+    """Window, unique pairs, k-core, dense ids; with a certificate of every round."""
+    stage("filter", dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def split(dataset: Dataset) -> None:
+    """Divide a dataset's interactions into train, valid and test."""
+    stage("split", dataset)
+
+
+@app.command(rich_help_panel=STAGES)
+def encoder(dataset: Dataset, encoder: Encoder) -> None:
+    """Train an encoder on a catalogue's own image-title pairs."""
+    stage("encoder", dataset, encoder)
+
+
+@app.command("encode_images", rich_help_panel=STAGES)
+def encode_images(dataset: Dataset, encoder: Encoder) -> None:
+    """Encode the images that are new or changed into the feature store."""
+    stage("encode_images", dataset, encoder)
+
+
+@app.command("encode_texts", rich_help_panel=STAGES)
+def encode_texts(dataset: Dataset, encoder: Encoder) -> None:
+    """Encode the texts that are new or changed into the feature store."""
+    stage("encode_texts", dataset, encoder)
+
+
+@app.command(rich_help_panel=STAGES)
+def train(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+    """Train one cell: a model with an adapter on a dataset's features."""
+    stage("train", dataset, encoder, model, adapter)
+
+
+@app.command(rich_help_panel=STAGES)
+def evaluate(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+    """Rank all items for every test user with a trained cell, and score the ranking."""
+    stage("evaluate", dataset, encoder, model, adapter)
+
+
+@app.command("train_befa", rich_help_panel=STAGES)
+def train_befa(dataset: Dataset, encoder: Encoder) -> None:
+    """Print and store base, +BeFA and gain per model and metric."""
+    stage("train_befa", dataset, encoder)
+
+
+@app.command(rich_help_panel=FLOWS)
+def run(target: Annotated[str, typer.Argument(help="A DVC stage, such as train_befa@demo.")]) -> None:
+    """Bring a DVC target up to date as a Prefect flow, one task per stage that is not."""
+    from pipelines.flows import reproduce
+
+    reproduce(target)
+
+
+def main() -> int:
+    """Runs the command line; the exit code is 1 after an error a user can mend, printed in one line."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(message)s",
+        datefmt="%X",
+        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
+    )
+    try:
+        app()
+    except BefaError as error:
+        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

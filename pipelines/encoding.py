@@ -1,0 +1,28 @@
+"""What the encoder stages share: an encoder's configuration, by name, and the item table it is for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from befa import config, tables
+from befa.encoders import ENCODERS
+from befa.errors import ConfigError, lookup
+from befa.paths import Layout
+
+
+def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[type, Any]:
+    """The encoder's class and its configuration. Raises ConfigError for an unknown dataset, encoder or kind."""
+    lookup(config.block(params, "datasets"), dataset, "dataset")
+    block = lookup(config.block(params, "encoders"), encoder, "encoder")
+    if not isinstance(block, Mapping) or "kind" not in block:
+        raise ConfigError(
+            f"encoders.{encoder} has no `kind`", where="params.yaml", mend=f"known: {', '.join(ENCODERS)}"
+        )
+    kind = lookup(ENCODERS, block["kind"], "kind of encoder")
+    return kind, config.load(params, f"encoders.{encoder}", kind.Config)
+
+
+def item_table(layout: Layout, dataset: str, column: str) -> pa.Table:
+    """Raw item ids and one more column ("image", "text") of the filtered catalogue."""
+    return tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", column])

@@ -1,0 +1,40 @@
+"""Stage `encoder@<dataset>-<encoder>`: an encoder ready for use, trained on the catalogue or its weights fetched."""
+
+import logging
+
+from befa import config, tables
+from befa.encoders.contrastive import train_clip
+from befa.images import ImageError, ImageFiles, decode
+from befa.paths import Layout
+from pipelines.encoding import configured
+from pipelines.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+def run(dataset: str, encoder: str, layout: Layout) -> None:
+    """Writes the encoder's folder; a pre-trained encoder's holds only what identifies its weights."""
+    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
+    into = layout.weights(dataset, encoder)
+    if cfg.weights != "trained":
+        tables.write_json(into / "encoder.json", dict(kind.load(into, cfg).identity))
+        return
+    items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["image", "text"]).to_pylist()
+    files = ImageFiles(layout.raw(dataset))
+    pictures = [_picture(files, item["image"]) for item in items]
+    with progress(f"train {encoder} steps") as report:
+        result = train_clip(
+            pictures, [item["text"] for item in items], cfg, into, seed=cfg.training.seed, progress=report
+        )
+    log.info(
+        "%d pairs (%d left out); a picture finds its own title among all in %.1f%%",
+        result["pairs"], result["left_out"], 100 * result["picture_to_title_recall_at_1"],
+    )  # fmt: skip
+
+
+def _picture(files: ImageFiles, reference: str | None) -> object:
+    """The picture, or None where there is none that can be read (the feature store counts these)."""
+    try:
+        return None if reference is None else decode(files.read(reference))
+    except ImageError:
+        return None

@@ -1,0 +1,27 @@
+"""Stage `filter@<dataset>`: window, unique pairs, k-core, dense ids, and the certificate of every round."""
+
+import logging
+
+from befa import config, tables
+from befa.errors import lookup
+from befa.interactions import filter_events
+from befa.paths import Layout
+from befa.report.published import TABLE_1
+from befa.sources import SOURCES
+from befa.sources.base import DatasetConfig
+
+log = logging.getLogger(__name__)
+
+
+def run(dataset: str, layout: Layout) -> None:
+    """Writes interactions.parquet, users.parquet, items.parquet and stats.json."""
+    params = config.read_params(layout.params)
+    lookup(config.block(params, "datasets"), dataset, "dataset")
+    cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
+    source, raw, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.raw(dataset), layout.filtered(dataset)
+    filtered = filter_events(source.events(raw), source.items(raw, cfg.text), cfg)
+    tables.write_table(into / "interactions.parquet", filtered.interactions)
+    tables.write_table(into / "users.parquet", filtered.users)
+    tables.write_table(into / "items.parquet", filtered.items)
+    tables.write_json(into / "stats.json", {**filtered.stats, "paper": TABLE_1.get(dataset)})
+    log.info("%(users)d users, %(items)d items, %(interactions)d interactions", filtered.stats)

@@ -1,0 +1,15 @@
+"""Stage `split@<dataset>`: train, valid and test."""
+
+from befa import config, splits, tables
+from befa.errors import lookup
+from befa.paths import Layout
+from befa.sources.base import SplitConfig
+
+
+def run(dataset: str, layout: Layout) -> None:
+    """Writes the split of a dataset's interactions."""
+    params = config.read_params(layout.params)
+    lookup(config.block(params, "datasets"), dataset, "dataset")
+    cfg = config.load(params, f"datasets.{dataset}.split", SplitConfig)
+    interactions = tables.read_table(layout.filtered(dataset) / "interactions.parquet")
+    tables.write_table(layout.split(dataset), splits.split(interactions, cfg))

@@ -1,0 +1,68 @@
+"""Which of the project's files a stage runs, read from the import statements (nothing is imported)."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+REGISTRIES = {
+    "befa/sources/__init__.py": "dataset",
+    "befa/encoders/__init__.py": "encoder",
+    "befa/models/__init__.py": "model",
+    "befa/adapters/__init__.py": "adapter",
+}
+"""Files that hold one dict of the folder's members, and the axis of the graph that picks one of them."""
+
+
+def module_file(module: str) -> str | None:
+    """The project's file of a dotted name, relative to the root; None for other libraries."""
+    base = ROOT / module.replace(".", "/")
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file() and module.split(".")[0] in ("befa", "pipelines"):
+            return str(path.relative_to(ROOT))
+    return None
+
+
+@cache
+def imports(file: str) -> frozenset[str]:
+    """The project's files that `file` imports, inside functions too; annotations-only imports do not count."""
+    found = set()
+    for node in _statements(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            # `from befa import tables` names a module, `from befa.tables import whole` something inside one.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if module_file(name) else node.module for name in names]
+        found |= {module_file(name) for name in names}
+    return frozenset(found - {None})
+
+
+def _statements(node: ast.AST):
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        else:
+            yield from _statements(child)
+
+
+def closure(file: str, members: dict[str, str]) -> set[str]:
+    """All files that `file` runs, itself included. Of a registry only the member that `members` names is followed:
+    the registry itself is a list of names, and its other members are not run."""
+    seen, todo = set(), [file]
+    while todo:
+        file = todo.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        if file in REGISTRIES:
+            folder = file.removesuffix("__init__.py")
+            chosen = members[REGISTRIES[file]]
+            todo += [path for path in imports(file) if path == f"{folder}{chosen}.py"]
+        else:
+            todo += imports(file)
+    # A folder's docstring-only __init__.py changes nothing.
+    return {file for file in seen if not file.endswith("__init__.py")}
