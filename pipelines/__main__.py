@@ -85,19 +85,18 @@ def train_befa(dataset: Dataset, encoder: Encoder) -> None:
 @app.command(rich_help_panel=FLOWS)
 def run(target: Annotated[str, typer.Argument(help="A DVC stage, such as train_befa@demo.")]) -> None:
     """Bring a DVC target up to date as a Prefect flow, one task per stage that is not."""
-    from pipelines.flows import reproduce
+    from pipelines import flows  # here, not above: Prefect takes seconds to load
 
-    reproduce(target)
+    flows.run(target)
 
 
 def main() -> int:
     """Runs the command line; the exit code is 1 after an error a user can mend, printed in one line."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(message)s",
-        datefmt="%X",
-        handlers=[RichHandler(console=Console(stderr=True), show_path=False)],
-    )
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    for name in ("befa", "pipelines"):  # not the root: other libraries' logs are theirs to configure
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
     try:
         app()
     except BefaError as error:

@@ -20,6 +20,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, Failed, State
 
 from befa.errors import BefaError, ConfigError, nearest
 
@@ -59,10 +60,10 @@ def plan(target: str) -> Plan:
 
 
 @task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def repro(stage: str) -> None:
-    """Runs one DVC stage and hands its output to the task's log, line by line. Raises StageError when it fails."""
+def repro(stage: str) -> State:
+    """Runs one DVC stage and hands its output to the task's log, line by line; a failed stage is a failed task."""
     logger = get_run_logger()
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", "--wait-for-lock", stage]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
     # Stages call `python`: it must be the one that runs this.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
@@ -73,16 +74,22 @@ def repro(stage: str) -> None:
         for line in process.stdout:
             if line.strip():
                 logger.info(line.rstrip())
-    if process.returncode != 0:
-        raise StageError(f"stage {stage} failed", mend="its own error stands in the log above")
+    # Returned, not raised: Prefect would bury the stage's own error under a traceback of ours.
+    return Completed() if process.returncode == 0 else Failed(message=f"stage {stage} failed")
 
 
 @flow(name="reproduce", flow_run_name="{target}", validate_parameters=False)
-def reproduce(target: str) -> None:
-    """Brings `target` up to date, stage by stage in the graph's order. A failing stage fails the flow and ends it."""
-    logger = get_run_logger()
-    todo = plan(target)
-    logger.info("%d of %d stages of %s are to be run", len(todo.stale), len(todo.stages), target)
+def reproduce(target: str, todo: Plan) -> State:
+    """Runs the stale stages of a plan in its order. A failing stage fails the flow and ends it."""
+    get_run_logger().info("%d of %d stages of %s are to be run", len(todo.stale), len(todo.stages), target)
     for stage in todo.stages:
-        if stage in todo.stale:
-            repro(stage)
+        if stage in todo.stale and (state := repro(stage, return_state=True)).is_failed():
+            return Failed(message=state.message)
+    return Completed(message=f"{target} is up to date")
+
+
+def run(target: str) -> None:
+    """Brings `target` up to date. Raises ConfigError for an unknown target, StageError when a stage fails."""
+    state = reproduce(target, plan(target), return_state=True)
+    if not state.is_completed():
+        raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")
