@@ -1,0 +1,25 @@
+"""What every adapter offers."""
+
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """A module between a recommender's projection of content and its use of it; one per modality.
+
+    Constructed as `Adapter(config, width, rng=...)`, `config` an instance of its `Config`, `width` the d of the host.
+    """
+
+    Config: ClassVar[Any]
+
+    def __call__(
+        self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator
+    ) -> Float[Tensor, "n d"]:
+        """Adapts projected content `x_nd` of n items, given the same items' rows of the host's id table.
+
+        The ids are not detached. Dropout, in training only, draws from `rng`.
+        """
+        ...

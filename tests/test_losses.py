@@ -1,0 +1,82 @@
+"""Each loss against its formula, written out in NumPy."""
+
+import numpy as np
+import pytest
+import torch
+
+from befa import losses
+from befa.rng import stream
+
+
+@pytest.fixture
+def vectors():
+    rng = stream(0, "vectors")
+    return [torch.randn(7, 5, generator=rng) for _ in range(3)]
+
+
+MASK = torch.tensor([True, False, True, True, False, False, True])
+
+
+def naive_bpr(u, i, j):
+    return np.mean([-np.log(1 / (1 + np.exp(-(a @ b - a @ c)))) for a, b, c in zip(u, i, j, strict=True)])
+
+
+def cosine(a, b):
+    return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def test_bpr(vectors):
+    u, i, j = (v.numpy() for v in vectors)
+    assert losses.bpr(*vectors).item() == pytest.approx(naive_bpr(u, i, j), rel=1e-5)
+    kept = MASK.numpy()
+    assert losses.bpr(*vectors, MASK).item() == pytest.approx(naive_bpr(u[kept], i[kept], j[kept]), rel=1e-5)
+
+
+def test_bpr_of_hopeless_pairs_is_finite():
+    a, b = torch.full((1, 4), 100.0), torch.full((1, 4), -100.0)
+    assert losses.bpr(a, b, a).item() == pytest.approx(80_000, rel=1e-5)
+
+
+def test_squared_norms(vectors):
+    expected = sum((v.numpy() ** 2).sum() for v in vectors) / (2 * 7)
+    assert losses.squared_norms(*vectors).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_embedding_norms_counts_the_last_arguments_rows(vectors):
+    users, items = vectors[0], vectors[1][:4]
+    expected = (np.linalg.norm(users) + np.linalg.norm(items)) / 4
+    assert losses.embedding_norms(users, items).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cosine_distance(vectors):
+    a, b = (v.numpy() for v in vectors[:2])
+    distances = np.array([1 - cosine(x, y) for x, y in zip(a, b, strict=True)])
+    assert losses.cosine_distance(*vectors[:2]).item() == pytest.approx(distances.mean(), rel=1e-5)
+    masked = losses.cosine_distance(*vectors[:2], MASK).item()
+    assert masked == pytest.approx(distances[MASK.numpy()].mean(), rel=1e-5)
+
+
+def test_info_nce(vectors):
+    a, b = (v.numpy() for v in vectors[:2])
+    weights = np.exp([[cosine(x, y) / 0.2 for y in b] for x in a])
+    expected = -np.log(np.diag(weights) / weights.sum(1)).mean()
+    assert losses.info_nce(*vectors[:2], temperature=0.2).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_info_nce_does_not_overflow_at_low_temperature(vectors):
+    assert losses.info_nce(*vectors[:2], temperature=0.001).isfinite()
+
+
+def test_no_present_row_gives_zero_and_no_gradient(vectors):
+    a, b = vectors[0].requires_grad_(), torch.zeros(7, 5)
+    loss = losses.cosine_distance(a, b, torch.zeros(7, dtype=torch.bool))
+    loss.backward()
+    assert loss.item() == 0
+    assert not a.grad.any()
+
+
+def test_absent_rows_of_zeros_leave_the_gradient_finite():
+    a = torch.zeros(7, 5, requires_grad=True)
+    losses.cosine_distance(a, torch.ones(7, 5), MASK).backward()
+    losses.bpr(torch.ones(7, 5), a, a, MASK).backward()
+    assert a.grad.isfinite().all()
