@@ -12,8 +12,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
 demo: environment ## the whole pipeline on the generated catalogue
 	dvc repro train_befa@demo
-	@cat data/reports/demo/befa.txt
-	@echo "The whole table: data/reports/demo/befa.md"
+	@echo "All metrics: data/reports/demo/befa.md (to print the table again: $(BIN)/python -m pipelines show demo)"
 
 test: environment ## the whole suite, with the style and import rules
 	ruff check .

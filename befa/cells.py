@@ -14,7 +14,7 @@ from befa import config, splits, tables
 from befa.adapters import ADAPTERS
 from befa.config import configuration
 from befa.errors import DataError, lookup
-from befa.features import FeatureStore
+from befa.feature_store import FeatureStore
 from befa.models import MODELS
 from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName

@@ -10,9 +10,10 @@ from torch import nn
 from befa import splits, tables
 from befa.cells import Cell
 from befa.errors import DataError
+from befa.metrics import Interactions, means, metrics_per_user
 from befa.paths import Layout
 from befa.problem import Problem
-from befa.ranking import Interactions, means, metrics_per_user, rank
+from befa.ranking import rank
 from befa.training import validate
 
 

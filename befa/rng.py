@@ -1,19 +1,28 @@
 """Randomness is an argument: one named stream per use, torch's global generator is never touched."""
 
-from contextlib import AbstractContextManager
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+# torch takes seconds to load, and splits and sources need only NumPy: it is imported where it is used.
+if TYPE_CHECKING:
+    from torch import Generator
 
 
-def _seed(seed: int, names: tuple[str, ...]) -> int:
+def _seed(seed: int, names: tuple[object, ...]) -> int:
     digest = sha256(repr((seed, names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(seed: int, *names: str) -> torch.Generator:
+def stream(seed: int, *names: str) -> Generator:
     """A torch generator (CPU) for one named use; different names give independent streams."""
+    import torch
+
     return torch.Generator().manual_seed(_seed(seed, names))
 
 
@@ -22,16 +31,11 @@ def numpy_stream(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng(_seed(seed, names))
 
 
-class global_seed(AbstractContextManager):  # noqa: N801 - reads as a statement: with global_seed(...)
+@contextmanager
+def global_seed(seed: int, *names: str) -> Iterator[None]:
     """For libraries that draw from torch's global generator: seeded inside the block, restored after it."""
+    import torch
 
-    def __init__(self, seed: int, *names: str) -> None:
-        self._seed = _seed(seed, names)
-        self._fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *raised: object) -> None:
-        self._fork.__exit__(*raised)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(_seed(seed, names))
+        yield

@@ -9,10 +9,14 @@ from torch import Tensor, nn
 
 from befa.cells import Cell
 from befa.errors import ConfigError, DataError, TrainingError, nearest
+from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
 from befa.problem import Problem
-from befa.ranking import CUTOFFS, METRICS, Interactions, means, metrics_per_user, rank
+from befa.ranking import rank
 from befa.rng import stream
 from befa.sampling import batches
+
+Row = dict[str, int | float]
+"""One epoch: `epoch` (from 0), `loss` (mean over batches), and every validation metric."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,7 @@ class Fitted:
     state: dict[str, Tensor]
     """Parameters of the best epoch, on the CPU."""
     best_epoch: int
-    history: list[dict[str, float]]
-    """A row per epoch: epoch, loss (mean over batches), and every validation metric."""
+    history: list[Row]
 
 
 def fit(
@@ -31,7 +34,7 @@ def fit(
     problem: Problem,
     valid: Interactions,
     cell: Cell,
-    on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
+    on_epoch: Callable[[Row], None] = lambda row: None,
 ) -> Fitted:
     """Trains `model` in place until validation stops improving; ends with the best epoch's parameters loaded.
 
@@ -48,7 +51,7 @@ def fit(
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cell.optimizer.decay ** (epoch / 50))
     sampling, noise = stream(training.seed, "sampling"), stream(training.seed, "noise")
     stopping = EarlyStopping(training.patience, mmrec=cell.protocol == "mmrec")
-    history: list[dict[str, float]] = []
+    history: list[Row] = []
     state: dict[str, Tensor] = {}
     for epoch in range(training.epochs):
         loss = _train_epoch(model, problem, optimizer, training.batch_size, sampling, noise, epoch)

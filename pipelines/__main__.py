@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
+from befa import tables
 from befa.errors import BefaError
 from befa.paths import Layout
 
@@ -21,6 +22,7 @@ Adapter = Annotated[str, typer.Argument(help="A key of `adapters` in params.yaml
 
 STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
 FLOWS = "Flows"
+RESULTS = "Results"
 
 
 def stage(name: str, *arguments: str) -> None:
@@ -80,6 +82,15 @@ def evaluate(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter)
 def train_befa(dataset: Dataset, encoder: Encoder) -> None:
     """Print and store base, +BeFA and gain per model and metric."""
     stage("train_befa", dataset, encoder)
+
+
+@app.command(rich_help_panel=RESULTS)
+def show(dataset: Dataset) -> None:
+    """Print a dataset's BeFA table again."""
+    from pipelines import table
+
+    folder = Layout().report(dataset)
+    table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
 
 
 @app.command(rich_help_panel=FLOWS)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from befa.ranking import CUTOFFS, METRICS
+from befa.metrics import CUTOFFS, METRICS
 from befa.report.published import TABLE_2
 
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")

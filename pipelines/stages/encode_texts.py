@@ -1,1 +1,22 @@
-"""Stage `encode_texts@<dataset>-<encoder>`: the text features, encoding only what is new or changed."""
+"""Stage `encode_texts@<dataset>-<encoder>`: text features, encoding only what is new or changed."""
+
+import logging
+
+from befa import config, features
+from befa.paths import Layout
+from pipelines.encoding import configured, item_table
+from pipelines.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+def run(dataset: str, encoder: str, layout: Layout) -> None:
+    """Brings the store of a dataset's text vectors up to date."""
+    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
+    items, path = item_table(layout, dataset, "text"), layout.features(dataset, encoder, "text")
+    loaded = kind.load(layout.weights(dataset, encoder), cfg)
+    with progress("encode texts") as report:
+        coverage = features.encode_texts(
+            path, items, loaded, dataset=dataset, encoder_name=encoder, batch_size=cfg.batch_size, progress=report
+        )
+    log.info("texts: %s", ", ".join(f"{name} {count:,}" for name, count in coverage.items()))

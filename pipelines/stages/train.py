@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from befa import config, splits, tables
 from befa.cells import Cell, build, load_problem
+from befa.metrics import Interactions
 from befa.paths import Layout
-from befa.ranking import Interactions
 from befa.training import fit
 from pipelines.progress import progress
 

@@ -1,0 +1,194 @@
+"""The whole pipeline as a user runs it: `dvc repro train_befa@demo` in a copy of the project, at the tiny size."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from befa.metrics import CUTOFFS, METRICS
+from befa.models import MODELS
+
+ROOT = Path(__file__).parent.parent
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def command(project, *words):
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "150",
+    }
+    return subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
+
+
+def repro(project, *words):
+    ran = command(project, sys.executable, "-m", "dvc", "repro", *words)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return [line.split("'")[1] for line in ran.stdout.splitlines() if line.startswith("Running stage")]
+
+
+def edit(project, old, new):
+    text = (project / "params.yaml").read_text()
+    assert old in text
+    (project / "params.yaml").write_text(text.replace(old, new))
+
+
+def bytes_of(project):
+    """SHA-256 of every file under data/ but the side files that are no outputs."""
+    return {
+        str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((project / "data").rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory):
+    """A copy of the project after one `dvc repro train_befa@demo` at the tiny size."""
+    at = tmp_path_factory.mktemp("project")
+    for name in ("befa", "pipelines", "params.yaml", "dvc.yaml", ".dvcignore"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, at / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, at / name)
+    (at / ".gitignore").write_text("/data/\n__pycache__/\n")
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        assert command(at, *words).returncode == 0
+    edit(at, "{size: demo, seed: 1}", "{size: tiny, seed: 1}")
+    edit(at, "seed: 1, epochs: 30", "seed: 1, epochs: 2")
+    edit(at, "  epochs: 1000", "  epochs: 3")
+    edit(at, "max_missing: 0.05", "max_missing: 0.2")
+    ran = repro(at, "train_befa@demo")
+    # download, filter, split, encoder, two modalities, 8 cells trained and evaluated, the roll-up
+    assert len(ran) == 6 + 2 * 8 + 1
+    return at
+
+
+def test_the_table_has_base_befa_and_gain_per_model_and_metric(project):
+    table = json.loads((project / "data/reports/demo/befa.json").read_text())
+    found = {(row["model"], row["metric"]) for row in table["rows"]}
+    assert found == {(model, f"{m}@{k}") for model in MODELS for m in METRICS for k in CUTOFFS}
+    for row in table["rows"]:
+        for adapter, column in (("none", "base"), ("befa", "befa")):
+            cell = project / f"data/runs/demo/clip_small/{row['model']}/{adapter}"
+            assert row[column] == json.loads((cell / "metrics.json").read_text())["test"][row["metric"]]
+        if row["base"]:
+            assert row["gain"] == pytest.approx(row["befa"] / row["base"] - 1)
+    assert "| recall@20 |" in (project / "data/reports/demo/befa.md").read_text()
+
+
+def test_a_second_repro_does_nothing(project):
+    assert repro(project, "train_befa@demo") == []
+
+
+def test_a_models_parameter_reruns_its_own_cells_alone(project):
+    edit(project, "  bm3:\n    network: {}", "  bm3:\n    network: {dropout: 0.45}")
+    try:
+        assert set(repro(project, "train_befa@demo")) == {
+            *(
+                f"{stage}@demo-clip_small-bm3-{adapter}"
+                for stage in ("train", "evaluate")
+                for adapter in ("none", "befa")
+            ),
+            "train_befa@demo",
+        }
+    finally:
+        edit(project, "network: {dropout: 0.45}", "network: {}")
+        repro(project, "train_befa@demo")
+
+
+def test_any_stage_run_again_gives_the_same_bytes(project):
+    before = bytes_of(project)
+    stages = repro(project, "--force", "--no-run-cache", "train_befa@demo")
+    assert len(stages) == 23
+    assert bytes_of(project) == before
+
+
+def test_a_new_split_encodes_nothing_again(project):
+    edit(project, "rule: random, valid: 0.1, test: 0.1, seed: 1}", "rule: user_time, valid: 0.1, test: 0.1, seed: 1}")
+    try:
+        ran = repro(project, "train@demo-clip_small-bm3-none")
+    finally:
+        edit(project, "rule: user_time", "rule: random")
+    assert ran == ["split@demo", "train@demo-clip_small-bm3-none"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["filter", "dmo"], "unknown dataset 'dmo'; did you mean 'demo'?"),
+        (["train", "demo", "clip_smal", "bm3", "none"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
+        (["train", "demo", "clip_small", "bm33", "none"], "unknown model 'bm33'; did you mean 'bm3'?"),
+        (["train", "demo", "clip_small", "bm3", "beffa"], "unknown adapter 'beffa'; did you mean 'befa'?"),
+        (["encode_images", "demo", "clip"], "unknown encoder 'clip'; did you mean 'clip_small'?"),
+        (["download", "hm"], "set datasets.hm.source to a local copy of Kaggle's"),
+        (["filter", "hm"], "run `dvc repro download@hm`"),
+        (["run", "train_befa@dmo"], "no stage 'train_befa@dmo' in dvc.yaml; did you mean 'train_befa@demo'?"),
+    ],
+)
+def test_bad_input_is_one_error_and_exit_code_1(project, words, says):
+    before = bytes_of(project)
+    ran = command(project, sys.executable, "-m", "pipelines", *words)
+    assert ran.returncode == 1
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert bytes_of(project) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            "  patience: 20",
+            "  patiense: 20",
+            "unknown key 'training.patiense' in params.yaml; did you mean 'patience'?",
+        ),
+        ("  patience: 20", "  patience: many", "'training.patience' is \"many\": input should be a valid integer"),
+        ("  monitor: recall@20", "  monitor: recall@21", "unknown metric 'recall@21' in training.monitor"),
+        ("max_missing: 0.2", "max_missing: 0.001", "of items have no vector (allowed"),
+    ],
+)
+def test_a_wrong_parameter_is_one_error_and_keeps_what_was_there(project, old, new, says):
+    before = bytes_of(project)
+    edit(project, old, new)
+    try:
+        ran = command(project, sys.executable, "-m", "pipelines", "train", "demo", "clip_small", "bm3", "none")
+    finally:
+        edit(project, new, old)
+    assert ran.returncode == 1
+    assert says in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert bytes_of(project) == before
+
+
+def test_features_of_another_encoder_are_refused(project):
+    store = project / "data/features/demo/clip_small/image.parquet"
+    foreign = project / "data/features/demo/other/image.parquet"
+    foreign.parent.mkdir()
+    shutil.copy(store, foreign)
+    shutil.copy(store.with_name("text.parquet"), foreign.with_name("text.parquet"))
+    edit(project, "  clip_small: #", "  other: {kind: open_clip, architecture: RN50, weights: openai}\n  clip_small: #")
+    try:
+        ran = command(project, sys.executable, "-m", "pipelines", "train", "demo", "other", "bm3", "none")
+    finally:
+        edit(project, "  other: {kind: open_clip, architecture: RN50, weights: openai}\n", "")
+        shutil.rmtree(foreign.parent)
+    assert ran.returncode == 1
+    assert "clip_small" in ran.stderr
+    assert "dvc repro encode_images@demo-other" in ran.stderr
+    assert not (project / "data/runs/demo/other").exists()
+
+
+def test_a_flow_brings_the_target_up_to_date(project):
+    (project / "data/reports/demo/befa.md").unlink()
+    ran = command(project, sys.executable, "-m", "pipelines", "run", "train_befa@demo")
+    assert ran.returncode == 0, ran.stderr
+    assert "1 of 23 stages" in ran.stdout + ran.stderr
+    assert (project / "data/reports/demo/befa.md").exists()

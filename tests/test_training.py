@@ -1,0 +1,116 @@
+"""The training loop: early stopping, the best epoch kept, the same seed the same bits, clear errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from befa.adapters import ADAPTERS
+from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig, build
+from befa.errors import ConfigError, TrainingError
+from befa.metrics import Interactions
+from befa.models import MODELS
+from befa.problem import Content, Problem
+from befa.training import EarlyStopping, fit, validate
+
+N_USERS, N_ITEMS = 20, 16
+
+
+def small_problem():
+    """Users like items of their own parity; content says an item's parity."""
+    rng = np.random.default_rng(5)
+    pairs = [(u, i) for u in range(N_USERS) for i in range(N_ITEMS) if u % 2 == i % 2 and rng.random() < 0.6]
+    users, items = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    content = torch.from_numpy(rng.normal(size=(N_ITEMS, 6)).astype(np.float32))
+    content[:, 0] += torch.tensor([4.0, -4.0]).repeat(N_ITEMS // 2)
+    present = torch.ones(N_ITEMS, dtype=torch.bool)
+    held = [(u, i) for u in range(N_USERS) for i in range(N_ITEMS) if u % 2 == i % 2 and (u, i) not in set(pairs)]
+    valid = Interactions.of(*np.array(held).T, N_USERS)
+    return Problem(N_USERS, N_ITEMS, users, items, {"image": Content(content, present)}), valid
+
+
+def small_cell(model="bm3", adapter="befa", **changes):
+    parts = {
+        "dataset": "small",
+        "encoder": "none",
+        "model": model,
+        "adapter": adapter,
+        "protocol": "clean",
+        "network": MODELS[model].Config(width=8),
+        "adaptation": ADAPTERS[adapter].Config(),
+        "optimizer": OptimizerConfig(learning_rate=0.01),
+        "features": FeaturesConfig(),
+        "training": TrainingConfig(epochs=6, batch_size=32, patience=2),
+    }
+    return Cell(**{**parts, **changes})
+
+
+def trained(cell):
+    problem, valid = small_problem()
+    model = build(problem, cell)
+    return model, fit(model, problem, valid, cell), problem, valid
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_same_seed_gives_the_same_bits(model):
+    before = torch.get_rng_state()
+    (_, one, *_), (_, two, *_) = trained(small_cell(model)), trained(small_cell(model))
+    assert one.history == two.history
+    assert all(torch.equal(value, two.state[name]) for name, value in one.state.items())
+    assert torch.equal(torch.get_rng_state(), before)
+    other = trained(small_cell(model, training=TrainingConfig(epochs=6, batch_size=32, patience=2, seed=2)))[1]
+    assert other.history != one.history
+
+
+def test_the_best_epoch_is_what_training_leaves():
+    training = TrainingConfig(epochs=40, batch_size=32, patience=3)
+    model, fitted, problem, valid = trained(small_cell(training=training))
+    values = [row["recall@20"] for row in fitted.history]
+    assert fitted.best_epoch == values.index(max(values))
+    assert len(values) == min(40, fitted.best_epoch + 1 + 3)
+    kept = validate(model, problem, valid)
+    assert kept == {name: fitted.history[fitted.best_epoch][name] for name in kept}
+
+
+def test_training_learns_what_behaviour_shows():
+    cell = small_cell("bm3", training=TrainingConfig(epochs=60, batch_size=32, patience=60, monitor="ndcg@5"))
+    problem, valid = small_problem()
+    untrained = validate(build(problem, cell), problem, valid)["ndcg@5"]
+    _, fitted, _, _ = trained(cell)
+    # Half of the unseen items are of the wrong parity.
+    assert fitted.history[fitted.best_epoch]["ndcg@5"] > 0.9 > untrained
+
+
+def stopped_after(values, **options):
+    stopping = EarlyStopping(2, **options)
+    for number, value in enumerate(values, start=1):
+        stopping.improved(value)
+        if stopping.exhausted:
+            return number, stopping.best_epoch
+    return None
+
+
+def test_clean_stops_on_the_unrounded_value_after_patience_epochs():
+    assert stopped_after([0.1, 0.2, 0.2, 0.2, 0.3], mmrec=False) == (4, 1)
+    assert stopped_after([0.1, 0.10001, 0.10002, 0.10003], mmrec=False) is None
+
+
+def test_mmrec_rounds_and_stops_one_later():
+    assert stopped_after([0.1, 0.2, 0.2, 0.2, 0.2], mmrec=True) == (5, 1)
+    assert stopped_after([0.1, 0.10001, 0.10002, 0.10003], mmrec=True) == (4, 0)
+
+
+def test_a_loss_that_is_no_number_names_epoch_and_batch():
+    cell = small_cell("bm3", optimizer=OptimizerConfig(learning_rate=1e30))
+    with pytest.raises(TrainingError, match=r"the loss is nan at epoch \d+, batch \d+; lower optimizer\.learning_rate"):
+        trained(cell)
+
+
+def test_an_unknown_metric_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown metric 'recal@20' in training\.monitor; did you mean 'recall@20'"):
+        trained(small_cell(training=TrainingConfig(monitor="recal@20")))
+
+
+def test_a_cell_is_read_back_as_it_was_written(tmp_path):
+    cell = small_cell()
+    cell.write(tmp_path / "config.json")
+    assert Cell.read(tmp_path / "config.json") == cell
