@@ -59,10 +59,18 @@ def closure(file: str, members: dict[str, str]) -> set[str]:
             continue
         seen.add(file)
         if file in REGISTRIES:
-            folder = file.removesuffix("__init__.py")
-            chosen = members[REGISTRIES[file]]
-            todo += [path for path in imports(file) if path == f"{folder}{chosen}.py"]
+            member = file.removesuffix("__init__.py") + members[REGISTRIES[file]]
+            todo += [path for path in imports(file) if path in (f"{member}.py", f"{member}/__init__.py")]
         else:
             todo += imports(file)
-    # A folder's docstring-only __init__.py changes nothing.
-    return {file for file in seen if not file.endswith("__init__.py")}
+    return {file for file in seen if file not in REGISTRIES and not _only_documents(file)}
+
+
+def _only_documents(file: str) -> bool:
+    """A folder's __init__.py that holds a docstring alone changes nothing."""
+    return all(isinstance(node, ast.Expr) for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body)
+
+
+def covered(file: str, deps: set[str]) -> bool:
+    """Whether a stage that declares `deps` depends on `file`, by its own name or by a folder's."""
+    return any(file == dep or file.startswith(f"{dep}/") for dep in deps)

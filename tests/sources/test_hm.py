@@ -64,7 +64,7 @@ def test_the_text_follows_its_template(tmp_path):
     assert (
         hm.items(tmp_path / "raw", "a {colour_group_name} {product_type_name}")["text"][0].as_py() == "a Black Vest top"
     )
-    with pytest.raises(ConfigError, match="no column 'colour_group'.*did you mean 'colour_group_name'"):
+    with pytest.raises(ConfigError, match=r"no column 'colour_group'.*did you mean 'colour_group_name'"):
         hm.items(tmp_path / "raw", "{colour_group}")
 
 

@@ -1,0 +1,118 @@
+"""Reading the feature store: one Parquet file per dataset, encoder and modality, joined by item id.
+
+Columns: item (raw id), vector (null where there is none), status (ok, missing, corrupt), reason, source_sha256, and for
+text n_tokens and truncated. The file's metadata say what made it; features.py writes it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float
+
+from befa import tables
+from befa.errors import DataError, FeatureError
+
+SCHEMA_VERSION = "1"
+
+Modality = Literal["image", "text"]
+
+EXTRAS: Mapping[Modality, pa.Schema] = {
+    "image": pa.schema([]),
+    "text": pa.schema([("n_tokens", pa.int32()), ("truncated", pa.bool_())]),
+}
+"""Columns that a modality has of its own."""
+
+
+def schema(modality: Modality, dimension: int) -> pa.Schema:
+    """Columns of a store of vectors `dimension` wide."""
+    columns = [("item", pa.string()), ("vector", pa.list_(pa.float32(), dimension)), ("status", pa.string())]
+    return pa.schema([*columns, ("reason", pa.string()), ("source_sha256", pa.string()), *EXTRAS[modality]])
+
+
+class FeatureStore:
+    """The vectors of one dataset, encoder and modality, read from `path`."""
+
+    def __init__(self, path: Path, table: pa.Table, metadata: Mapping[str, str]) -> None:
+        self.path = path
+        self.dimension = int(metadata["dimension"])
+        """Width of the vectors."""
+        self.identity = dict(metadata)
+        """Everything that the file says of how it was made."""
+        self._table = table
+        self._stage = f"encode_{metadata['modality']}s@{metadata['dataset']}-{metadata['encoder']}"
+
+    @classmethod
+    def open(cls, path: Path, *, dataset: str, encoder: str, modality: Modality) -> "FeatureStore":
+        """Raises FeatureError when the store is absent, broken, or of another dataset, encoder or modality."""
+        mend = f"run dvc repro encode_{modality}s@{dataset}-{encoder}"
+        try:
+            table = tables.read_table(path, ["item", "vector"])
+            metadata = metadata_of(table)
+        except DataError as error:
+            raise FeatureError(error.what, where=path, mend=mend) from None
+        wanted = {"schema_version": SCHEMA_VERSION, "dataset": dataset, "encoder": encoder, "modality": modality}
+        for key, value in wanted.items():
+            if metadata.get(key) != value:
+                found = repr(metadata[key]) if key in metadata else "not stated"
+                raise FeatureError(f"{key} is {found}, not {value!r}", where=path, mend=mend)
+        check_ids(table["item"], path)
+        width = table["vector"].type.list_size if pa.types.is_fixed_size_list(table["vector"].type) else None
+        if str(width) != metadata.get("dimension"):
+            raise FeatureError(f"vectors are {width} wide, not {metadata.get('dimension')}", where=path, mend=mend)
+        return cls(path, table, metadata)
+
+    def aligned(
+        self, items: Sequence[str], *, max_missing: float
+    ) -> tuple[Float[np.ndarray, "I c"], Bool[np.ndarray, " I"]]:
+        """The vectors of `items` in their order, joined by id, and which of them are present.
+
+        Rows of absent items are NaN: used without the mask, they are seen. Raises FeatureError when more than the
+        share `max_missing` is absent, and when a vector is not finite or of length zero (a cosine would be NaN).
+        """
+        rows = pc.index_in(pa.array(items, pa.string()), value_set=self._table["item"])
+        vectors = self._table["vector"].take(rows).combine_chunks()
+        present_I = vectors.is_valid().to_numpy(zero_copy_only=False)
+        x_Ic = np.full((len(items), self.dimension), np.nan, dtype=np.float32)
+        # flatten() leaves null rows out.
+        x_Ic[present_I] = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dimension)
+        share = 1 - present_I.mean() if len(items) else 0.0
+        if share > max_missing:
+            raise FeatureError(
+                f"{share:.1%} of items have no vector (allowed {max_missing:.1%})",
+                where=self.path,
+                mend=f"run dvc repro {self._stage} or raise features.max_missing; "
+                f"first absent: {items[int(np.argmin(present_I))]}",
+            )
+        broken_I = present_I & ~(np.isfinite(x_Ic).all(1) & (x_Ic != 0).any(1))
+        if broken_I.any():
+            first = items[int(np.argmax(broken_I))]
+            raise FeatureError(
+                f"{broken_I.sum()} vectors are not finite or zero (first: item {first})",
+                where=self.path,
+                mend=f"remove the file and run dvc repro {self._stage}",
+            )
+        return x_Ic, present_I
+
+
+def metadata_of(table: pa.Table) -> dict[str, str]:
+    """The metadata of a table's schema as text."""
+    return {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+
+
+def check_ids(ids: pa.ChunkedArray, where: object) -> None:
+    """Raises FeatureError unless `ids` are strings, none null and none twice."""
+    if ids.type != pa.string():
+        raise FeatureError(
+            f"item ids are {ids.type}: an id was read as a number or category, and leading zeros are lost",
+            where=where,
+            mend="read ids as strings",
+        )
+    if ids.null_count:
+        raise FeatureError(f"{ids.null_count} items have no id", where=where, mend="drop or mend these rows")
+    repeated = len(ids) - pc.count_distinct(ids).as_py()
+    if repeated:
+        raise FeatureError(f"{repeated} item ids occur more than once", where=where, mend="keep one row per item")

@@ -1,0 +1,56 @@
+"""Shared material: a tiny generated catalogue, and a CLIP of a few steps trained on it."""
+
+import os
+
+# Two processes with a thread for every core wait for each other: on two busy cores training is then seven times slower.
+# Set before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from befa.sources import demo
+
+
+@pytest.fixture(scope="session")
+def catalogue(tmp_path_factory):
+    """Raw folder of the tiny demo catalogue. Not to be written to."""
+    raw = tmp_path_factory.mktemp("catalogue")
+    demo.fetch(demo.DemoConfig(size="tiny", seed=1), raw)
+    return raw
+
+
+@pytest.fixture(scope="session")
+def clip_config():
+    """A CLIP of the project's own, as small as it goes."""
+    from befa.encoders.clip_config import Architecture, ContrastiveConfig, OpenClipConfig, TextTower, VisionTower
+
+    return OpenClipConfig(
+        architecture=Architecture(
+            embed_dim=16,
+            vision=VisionTower(image_size=32, patch_size=16, width=32, layers=1, heads=2),
+            text=TextTower(context_length=24, width=32, layers=1, heads=2),
+        ),
+        weights="trained",
+        batch_size=8,
+        training=ContrastiveConfig(epochs=2, batch_size=16, learning_rate=0.003),
+    )
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory, catalogue, clip_config):
+    """Folder of that CLIP, trained on the tiny catalogue. Not to be written to."""
+    from befa.encoders.contrastive import train_clip
+    from befa.images import ImageError, ImageFiles, decode
+
+    def picture(reference):
+        try:
+            return decode(ImageFiles(catalogue).read(reference)) if reference else None
+        except ImageError:
+            return None
+
+    items = demo.items(catalogue, None).to_pylist()
+    folder = tmp_path_factory.mktemp("encoder") / "clip"
+    train_clip(
+        [picture(item["image"]) for item in items], [item["text"] for item in items], clip_config, folder, seed=1
+    )
+    return folder
