@@ -50,6 +50,9 @@ class TrainingConfig:
     batch_size: Annotated[int, Field(ge=1)] = 2048
     patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without a better validation value before training stops."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of training and evaluation. At these sizes one is as fast as two and never waits for the other; it is
+    a parameter because sums may differ in their last bit between numbers of threads."""
     monitor: str = "recall@20"
     """The validation metric that picks the epoch; higher is better."""
 

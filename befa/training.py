@@ -34,12 +34,13 @@ def fit(
     problem: Problem,
     valid: Interactions,
     cell: Cell,
-    on_epoch: Callable[[Row], None] = lambda row: None,
+    on_epoch: Callable[[Row, Row, int], None] = lambda row, best, end: None,
 ) -> Fitted:
     """Trains `model` in place until validation stops improving; ends with the best epoch's parameters loaded.
 
     Early stopping compares the unrounded `training.monitor` and stops after `patience` epochs without improvement.
     `protocol: mmrec` rounds to 4 decimals first and stops one epoch later, as the field's reference code does.
+    `on_epoch` is called with the epoch's row, the best row so far, and the epochs there will be if none is better.
     Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for an unknown metric.
     """
     training, known = cell.training, [f"{m}@{k}" for m in METRICS for k in CUTOFFS]
@@ -60,7 +61,7 @@ def fit(
         history.append(row)
         if stopping.improved(row[training.monitor]):
             state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        on_epoch(row)
+        on_epoch(row, history[stopping.best_epoch], min(stopping.end, training.epochs))
         if stopping.exhausted:
             break
     model.load_state_dict(state)
@@ -87,9 +88,14 @@ class EarlyStopping:
         return better
 
     @property
+    def end(self) -> int:
+        """How many evaluations there will be if none is better than the best one."""
+        return self.best_epoch + 1 + self._allowed
+
+    @property
     def exhausted(self) -> bool:
         """True when training should stop."""
-        return self._seen - 1 - self.best_epoch >= self._allowed
+        return self._seen >= self.end
 
 
 def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[str, float]:

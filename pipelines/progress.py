@@ -2,8 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,8 +13,13 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 
-Report = Callable[[int, int], None]
-"""Called with work done and work in all."""
+
+class Report(Protocol):
+    """Called as work goes on."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Work done, work in all, and a word on how it goes."""
+        ...
 
 
 @contextmanager
@@ -24,12 +30,13 @@ def progress(what: str) -> Iterator[Report]:
         yield _lines(what)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-        task, start = bar.add_task(what, total=None, rate=""), time.monotonic()
+    note_column = TextColumn("{task.fields[note]}")
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note_column, console=console) as bar:
+        task, start = bar.add_task(what, total=None, rate="", note=""), time.monotonic()
 
-        def report(done: int, total: int) -> None:
+        def report(done: int, total: int, note: str = "") -> None:
             rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.1f}/s")
+            bar.update(task, completed=done, total=total, rate=f"{rate:,.1f}/s", note=note)
 
         yield report
 
@@ -37,14 +44,15 @@ def progress(what: str) -> Iterator[Report]:
 def _lines(what: str) -> Report:
     start = last = time.monotonic()
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int, note: str = "") -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
+        if now - last < SECONDS_BETWEEN_LINES:
             return
         last, rate = now, done / max(now - start, 1e-9)
+        left = f"{(total - done) / rate:.0f} s left"
         log.info(
-            "%s: %s of %s, %.1f/s, %.0f s left", what, f"{done:,}", f"{total:,}", rate, (total - done) / max(rate, 1e-9)
+            "%s", ", ".join(part for part in (f"{what}: {done:,} of {total:,}", f"{rate:.1f}/s", left, note) if part)
         )
 
     return report

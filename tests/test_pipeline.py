@@ -62,7 +62,7 @@ def project(tmp_path_factory):
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         assert command(at, *words).returncode == 0
     edit(at, "{size: demo, seed: 1}", "{size: tiny, seed: 1}")
-    edit(at, "seed: 1, epochs: 30", "seed: 1, epochs: 2")
+    edit(at, "      epochs: 40", "      epochs: 2")
     edit(at, "  epochs: 1000", "  epochs: 3")
     edit(at, "max_missing: 0.05", "max_missing: 0.2")
     ran = repro(at, "train_befa@demo")

@@ -21,9 +21,9 @@ class VisionTower:
     """Height and width of its input in pixels."""
     patch_size: Positive = 8
     """Height and width of one token in pixels; divides `image_size`."""
-    width: Positive = 128
+    width: Positive = 64
     layers: Positive = 3
-    heads: Positive = 4
+    heads: Positive = 2
     """Divides `width`."""
     pool: Literal["tok", "avg"] = "avg"
     """From where the vector is read: the class token, or the mean over the map (learns from fewer pictures)."""
@@ -77,20 +77,21 @@ class ContrastiveConfig:
     """Training of a CLIP on a catalogue's own pictures and titles."""
 
     seed: int = 1
-    seed: int = 1
     """Of the initialisation, the order of pairs and the crops."""
-    epochs: Positive = 30
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    threads: Positive = 1
+    """CPU threads. A parameter, because sums may differ in their last bit between numbers of threads."""
+    epochs: Positive = 40
+    batch_size: Annotated[int, Field(ge=2)] = 64
     """Pairs of a step: each picture is told from the titles of all others."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    learning_rate: Annotated[float, Field(gt=0)] = 0.003
     """Its peak; it rises over the warm-up and falls as half a cosine to zero."""
     warm_up: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Of matrices; not of biases, norms, embeddings and the temperature."""
-    crop: Annotated[float, Field(gt=0, le=1)] = 0.75
+    crop: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Smallest side of the random crop that a step sees, as a share of the picture's; 1 for no cropping."""
-    flip: bool = True
+    flip: bool = False
     """Mirror half of the pictures."""
 
 

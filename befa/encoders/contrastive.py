@@ -20,6 +20,14 @@ from befa.rng import stream
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP, section 2.5: logits are not scaled by more than 100."""
 
+POSITION_GAIN = 8.0
+"""Factor on open_clip's initial position embeddings of patches.
+
+They start small beside the patches, and a short training on some hundred pictures then learns colours and patterns but
+hardly shapes: taught to name the demo's ten categories in 15 epochs of 768 pictures, a ViT of width 96 named 31% of the
+unseen ones without this factor and 85% with it.
+"""
+
 
 def train_clip(
     pictures: Sequence[Image.Image | UInt8[np.ndarray, "H W 3"] | None],
@@ -49,6 +57,8 @@ def train_clip(
         raise EncoderError(f"{len(usable)} items have both a picture and a title", mend="training needs at least two")
     description = architecture.model_config()
     model = clip_model.build(description, seed=seed).to(device)
+    with torch.no_grad():
+        model.visual.positional_embedding.mul_(POSITION_GAIN)
     preprocessing = clip_model.preprocess_config(clip_model.default_preprocessing(), model)
     encoder = OpenClipEncoder(model, description, preprocessing, device=device)
     model.requires_grad_(True).train()

@@ -2,6 +2,8 @@
 
 import logging
 
+import torch
+
 from befa import config, tables
 from befa.encoders.contrastive import train_clip
 from befa.images import ImageError, ImageFiles, decode
@@ -19,6 +21,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     if cfg.weights != "trained":
         tables.write_json(into / "encoder.json", dict(kind.load(into, cfg).identity))
         return
+    torch.set_num_threads(cfg.training.threads)
     items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["image", "text"]).to_pylist()
     files = ImageFiles(layout.raw(dataset))
     pictures = [_picture(files, item["image"]) for item in items]

@@ -2,6 +2,7 @@
 
 import logging
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -18,6 +19,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     """Writes metrics.json and per_user.parquet of a trained cell."""
     folder = layout.run(dataset, encoder, model, adapter)
     cell = Cell.read(folder / "config.json")
+    torch.set_num_threads(cell.training.threads)
     problem = load_problem(layout, cell)
     recommender = build(problem, cell)
     try:

@@ -11,7 +11,7 @@ from befa import config, splits, tables
 from befa.cells import Cell, build, load_problem
 from befa.metrics import Interactions
 from befa.paths import Layout
-from befa.training import fit
+from befa.training import Row, fit
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -21,12 +21,18 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     """Trains a cell and writes checkpoint.safetensors, history.csv and config.json; timing.json is beside them."""
     cell = Cell.from_params(config.read_params(layout.params), dataset, encoder, model, adapter)
     into = layout.run(dataset, encoder, model, adapter)
+    torch.set_num_threads(cell.training.threads)
+    torch.use_deterministic_algorithms(True)
     problem = load_problem(layout, cell)
     valid = Interactions.of(*splits.read(layout.split(dataset), "valid"), problem.n_users)
-    recommender = build(problem, cell)
-    start = time.monotonic()
+    recommender, monitor, start = build(problem, cell), cell.training.monitor, time.monotonic()
     with progress(f"{model}+{adapter} epochs") as report:
-        fitted = fit(recommender, problem, valid, cell, lambda row: report(int(row["epoch"]) + 1, cell.training.epochs))
+
+        def on_epoch(row: Row, best: Row, end: int) -> None:
+            # The total is a forecast: training ends there unless a better epoch comes first.
+            report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
+
+        fitted = fit(recommender, problem, valid, cell, on_epoch)
     seconds = time.monotonic() - start
 
     with tables.whole(into / "checkpoint.safetensors") as part:
@@ -44,6 +50,5 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
         "threads": torch.get_num_threads(),
     }
     tables.write_json(into / "timing.json", timing)
-    monitor = cell.training.monitor
     best = fitted.history[fitted.best_epoch][monitor]
     log.info("best epoch %d of %d: %s %.4f (%.1f s)", fitted.best_epoch, len(fitted.history), monitor, best, seconds)

@@ -29,15 +29,6 @@ EVERY = pytest.mark.parametrize(("name", "variant"), [(m, v) for m in MODELS for
 EACH_MODEL = pytest.mark.parametrize("name", MODELS)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """On so small tensors threads only wait for each other: ten times as slow on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def features(width, seed):
     """A direction per group, and noise."""
     rng = stream(seed, "features")

@@ -12,16 +12,14 @@ SCALE = 4
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (214, 40, 40),
-    "orange": (247, 140, 30),
     "yellow": (250, 220, 60),
     "green": (50, 160, 70),
     "blue": (40, 90, 210),
-    "purple": (130, 60, 180),
     "pink": (245, 140, 190),
     "black": (35, 35, 40),
 }
 
-PATTERNS = ("solid", "striped", "dotted", "checked")
+PATTERNS = ("solid", "striped", "dotted")
 
 Polygon = list[tuple[float | int, float | int]]
 
@@ -121,12 +119,9 @@ def _cloth(colour: tuple[int, int, int], pattern: str, wide: int, rng: np.random
     step = int(wide * rng.uniform(0.1, 0.14))
     start = int(rng.integers(step))
     lines = range(start - step, wide + step, step)
-    if pattern in ("striped", "checked"):
+    if pattern == "striped":
         for x in lines:
             pen.rectangle((x, 0, x + step * 2 // 5, wide), fill=figure)
-    if pattern == "checked":
-        for y in lines:
-            pen.rectangle((0, y, wide, y + step * 2 // 5), fill=figure)
     if pattern == "dotted":
         radius = step * 0.32
         for row, y in enumerate(lines):
