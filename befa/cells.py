@@ -42,7 +42,7 @@ class OptimizerConfig:
 
 @configuration
 class TrainingConfig:
-    """The training loop."""
+    """The training loop; one block per dataset in params.yaml."""
 
     seed: int = 1
     epochs: Annotated[int, Field(ge=1)] = 1000
@@ -89,7 +89,7 @@ class Cell:
             adaptation=config.load(params, f"adapters.{adapter}", lookup(ADAPTERS, adapter, "adapter").Config),
             optimizer=config.load(params, f"models.{model}.optimizer", OptimizerConfig),
             features=config.load(params, "features", FeaturesConfig),
-            training=config.load(params, "training", TrainingConfig),
+            training=config.load(params, f"training.{dataset}", TrainingConfig),
         )
 
     @classmethod

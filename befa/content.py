@@ -34,16 +34,23 @@ class ContentTower(nn.Module):
         self.adapter = adapter
 
     def forward(
-        self, rows_n: Int[Tensor, " n"] | None, id_nd: Float[Tensor, "n d"], *, rng: Generator
+        self, rows_n: Int[Tensor, " n"] | None, id_Id: Float[Tensor, "I d"], *, rng: Generator
     ) -> tuple[Float[Tensor, "n d"], Bool[Tensor, " n"]]:
         """The adapted content of items `rows_n` (None: all), and which of them are present.
 
-        `id_nd`: those items' rows of the id table, undetached; `rng`: for the adapter's dropout.
+        `id_Id`: the host's id table, undetached; `rng`: for the adapter's dropout.
         """
-        x_nc = self.table if rows_n is None else F.embedding(rows_n, self.table)
-        present_n = self.present_I if rows_n is None else self.present_I[rows_n]
-        h_nd = self.adapter(self.project(x_nc), id_nd, rng=rng)
-        return torch.where(present_n[:, None], h_nd, 0), present_n
+        if rows_n is None:
+            return self._adapted(self.table, id_Id, self.present_I, rng), self.present_I
+        # An item that stands in a batch several times is adapted once, as where the whole table is: it is less work,
+        # and it gets one dropout mask a batch.
+        items_m, place_n = rows_n.unique(return_inverse=True)
+        table_mc, id_md = F.embedding(items_m, self.table), F.embedding(items_m, id_Id)
+        h_md = self._adapted(table_mc, id_md, self.present_I[items_m], rng)
+        return F.embedding(place_n, h_md), self.present_I[rows_n]
+
+    def _adapted(self, x_mc: Tensor, id_md: Tensor, present_m: Tensor, rng: Generator) -> Tensor:
+        return torch.where(present_m[:, None], self.adapter(self.project(x_mc), id_md, rng=rng), 0)
 
 
 def content_towers(

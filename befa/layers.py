@@ -13,7 +13,9 @@ def linear(width_in: int, width_out: int, *, rng: Generator, bias: bool = True, 
     Default: torch's own initialisation, U(-1/sqrt(width_in), 1/sqrt(width_in)) for weight and bias.
     `xavier`: Xavier normal weight (Glorot & Bengio 2010), the bias as by default.
     """
-    layer = nn.utils.skip_init(nn.Linear, width_in, width_out, bias=bias)
+    # Not nn.utils.skip_init: it goes by torch's meta device, whose machinery takes 1.5 s to load.
+    with torch.random.fork_rng(devices=[]):
+        layer = nn.Linear(width_in, width_out, bias=bias)
     bound = 1 / math.sqrt(width_in)
     if xavier:
         nn.init.xavier_normal_(layer.weight, generator=rng)

@@ -39,14 +39,16 @@ def write_table(path: Path, table: pa.Table, metadata: Mapping[str, str] | None 
         pq.write_table(table, part, compression="zstd", store_schema=True)
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None, **options: Any) -> pa.Table:
-    """Reads Parquet; `options` go to pyarrow. Raises DataError when the file is absent, broken, or lacks a column."""
+def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads Parquet. Raises DataError when the file is absent, broken, or lacks a column."""
     try:
-        present = pq.read_schema(path).names
-        absent = [name for name in columns or () if name not in present]
-        if absent:
-            raise DataError(f"no column {absent[0]!r}", where=path, mend=f"it has {', '.join(present)}")
-        return pq.read_table(path, columns=None if columns is None else list(columns), **options)
+        # Not pq.read_table: it loads pyarrow.dataset and pandas, a second that every stage would wait for.
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            absent = [name for name in columns or () if name not in present]
+            if absent:
+                raise DataError(f"no column {absent[0]!r}", where=path, mend=f"it has {', '.join(present)}")
+            return file.read(columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
     except pa.ArrowInvalid as error:

@@ -63,7 +63,7 @@ def project(tmp_path_factory):
         assert command(at, *words).returncode == 0
     edit(at, "{size: demo, seed: 1}", "{size: tiny, seed: 1}")
     edit(at, "      epochs: 40", "      epochs: 2")
-    edit(at, "  epochs: 1000", "  epochs: 3")
+    edit(at, "    epochs: 1000\n    batch_size: 512", "    epochs: 3\n    batch_size: 512")
     edit(at, "max_missing: 0.05", "max_missing: 0.2")
     ran = repro(at, "train_befa@demo")
     # download, filter, split, encoder, two modalities, 8 cells trained and evaluated, the roll-up
@@ -150,8 +150,8 @@ def test_bad_input_is_one_error_and_exit_code_1(project, words, says):
             "  patiense: 20",
             "unknown key 'training.patiense' in params.yaml; did you mean 'patience'?",
         ),
-        ("  patience: 20", "  patience: many", "'training.patience' is \"many\": input should be a valid integer"),
-        ("  monitor: recall@20", "  monitor: recall@21", "unknown metric 'recall@21' in training.monitor"),
+        ("batch_size: 512", "batch_size: many", "'training.demo.batch_size' is \"many\": input should be a valid integer"),
+        ("    monitor: recall@20\n  hm", "    monitor: recall@21\n  hm", "unknown metric 'recall@21' in training.monitor"),
         ("max_missing: 0.2", "max_missing: 0.001", "of items have no vector (allowed"),
     ],
 )

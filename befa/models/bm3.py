@@ -71,9 +71,8 @@ class BM3(nn.Module):
         loss = cosine_distance(self.predict(user_Bd), item_target_Bd)
         loss = loss + cosine_distance(self.predict(item_Bd), user_target_Bd)
         loss = loss + self.config.reg_weight * embedding_norms(users_Ud, items_Id)
-        id_Bd = F.embedding(batch.positives_B, self.items)
         for tower in self.towers.values():
-            h_Bd, present_B = tower(batch.positives_B, id_Bd, rng=rng)
+            h_Bd, present_B = tower(batch.positives_B, self.items, rng=rng)
             predicted_Bd = self.predict(h_Bd)
             to_item = cosine_distance(predicted_Bd, item_target_Bd, present_B)
             to_itself = cosine_distance(predicted_Bd, self._target(h_Bd, rng), present_B)

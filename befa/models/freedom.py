@@ -86,9 +86,8 @@ class Freedom(nn.Module):
         if self.config.reg_weight == 0:
             return loss
         rows = torch.cat([batch.positives_B, batch.negatives_B])
-        id_rows = F.embedding(rows, self.items)
         for tower in self.towers.values():
-            h_rows, present = tower(rows, id_rows, rng=rng)
+            h_rows, present = tower(rows, self.items, rng=rng)
             (positive_Bd, negative_Bd), (has_positive_B, has_negative_B) = h_rows.chunk(2), present.chunk(2)
             content_loss = bpr(user_Bd, positive_Bd, negative_Bd, has_positive_B & has_negative_B)
             loss = loss + self.config.reg_weight * content_loss
