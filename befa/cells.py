@@ -48,6 +48,8 @@ class TrainingConfig:
     epochs: Annotated[int, Field(ge=1)] = 1000
     """Most epochs."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """In place of the model's own; null keeps that."""
     patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without a better validation value before training stops."""
     threads: Annotated[int, Field(ge=1)] = 1

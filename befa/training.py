@@ -48,7 +48,7 @@ def fit(
         raise ConfigError(
             f"unknown metric {training.monitor!r}", where="training.monitor", mend=nearest(training.monitor, known)
         )
-    optimizer = torch.optim.Adam(model.parameters(), lr=cell.optimizer.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate or cell.optimizer.learning_rate)
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cell.optimizer.decay ** (epoch / 50))
     sampling, noise = stream(training.seed, "sampling"), stream(training.seed, "noise")
     stopping = EarlyStopping(training.patience, mmrec=cell.protocol == "mmrec")
@@ -126,7 +126,7 @@ def _train_epoch(
         if not torch.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss.item()} at epoch {epoch}, batch {number}",
-                mend="lower optimizer.learning_rate, or look for extreme values in the features",
+                mend="lower the learning rate, or look for extreme values in the features",
             )
         loss.backward()
         optimizer.step()

@@ -150,8 +150,16 @@ def test_bad_input_is_one_error_and_exit_code_1(project, words, says):
             "  patiense: 20",
             "unknown key 'training.patiense' in params.yaml; did you mean 'patience'?",
         ),
-        ("batch_size: 512", "batch_size: many", "'training.demo.batch_size' is \"many\": input should be a valid integer"),
-        ("    monitor: recall@20\n  hm", "    monitor: recall@21\n  hm", "unknown metric 'recall@21' in training.monitor"),
+        (
+            "batch_size: 512",
+            "batch_size: many",
+            "'training.demo.batch_size' is \"many\": input should be a valid integer",
+        ),
+        (
+            "    monitor: recall@20\n  hm",
+            "    monitor: recall@21\n  hm",
+            "unknown metric 'recall@21' in training.monitor",
+        ),
         ("max_missing: 0.2", "max_missing: 0.001", "of items have no vector (allowed"),
     ],
 )

@@ -80,6 +80,12 @@ def test_training_learns_what_behaviour_shows():
     assert fitted.history[fitted.best_epoch]["ndcg@5"] > 0.9 > untrained
 
 
+def test_a_datasets_learning_rate_replaces_the_models():
+    replaced = small_cell(training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.05))
+    own = small_cell(training=TrainingConfig(epochs=3, batch_size=32), optimizer=OptimizerConfig(learning_rate=0.05))
+    assert trained(replaced)[1].history == trained(own)[1].history != trained(small_cell())[1].history
+
+
 def stopped_after(values, **options):
     stopping = EarlyStopping(2, **options)
     for number, value in enumerate(values, start=1):
@@ -101,7 +107,7 @@ def test_mmrec_rounds_and_stops_one_later():
 
 def test_a_loss_that_is_no_number_names_epoch_and_batch():
     cell = small_cell("bm3", optimizer=OptimizerConfig(learning_rate=1e30))
-    with pytest.raises(TrainingError, match=r"the loss is nan at epoch \d+, batch \d+; lower optimizer\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"the loss is nan at epoch \d+, batch \d+; lower the learning rate"):
         trained(cell)
 
 

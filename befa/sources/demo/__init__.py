@@ -24,7 +24,7 @@ from befa.rng import numpy_stream
 from befa.sources.base import EVENTS, ITEMS, render
 from befa.sources.demo import drawing, tastes, wording
 
-SIZES = {"tiny": (60, 40, 12.0), "demo": (1_200, 600, 13.0), "large": (50_000, 20_000, 12.0)}
+SIZES = {"tiny": (60, 40, 12.0), "demo": (1_000, 500, 12.0), "large": (50_000, 20_000, 12.0)}
 """Users, items, mean interactions of a user."""
 
 DEFAULT_TEXT = "{title}"
