@@ -18,7 +18,7 @@ test: environment ## the whole suite, with the style and import rules
 	ruff check .
 	ruff format --check .
 	lint-imports
-	python -m pytest -n 2
+	python -m pytest -n 2 --dist loadgroup
 
 environment: .venv/lock ## .venv from requirements.lock
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform
 
@@ -63,7 +63,9 @@ def load(params: Mapping[str, Any], name: str, cls: type[T]) -> T:
     value = block(params, name)
     try:
         # Through JSON: pydantic's strict mode then still lets a list be a tuple and a string be a date.
-        return TypeAdapter(cls).validate_json(json.dumps({} if value is None else value, default=str))
+        # An empty block (`network:` with nothing below) is one of defaults, where a block is wanted.
+        value = {} if value is None and is_dataclass(cls) else value
+        return TypeAdapter(cls).validate_json(json.dumps(value, default=str))
     except ValidationError as error:
         raise ConfigError(_describe(name, cls, error), where="params.yaml", mend=_mend(cls, error)) from None
 

@@ -13,6 +13,8 @@ import pytest
 from befa.errors import ConfigError
 from pipelines.flows import plan
 
+pytestmark = pytest.mark.xdist_group("flows")  # one server for all
+
 ROOT = Path(__file__).parent.parent
 
 GRAPH = """
