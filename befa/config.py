@@ -55,8 +55,8 @@ def block(params: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def load(params: Mapping[str, Any], name: str, cls: type[T]) -> T:
-    """The block at a dotted `name` as an instance of `cls`, a class made by `configuration`.
+def load(params: Mapping[str, Any], name: str, cls: Any) -> Any:
+    """The value at a dotted `name` as a `cls`: a class made by `configuration`, or a plain type such as `str | None`.
 
     Raises ConfigError that names the key, what is wrong with it, and the nearest known key.
     """
@@ -67,7 +67,7 @@ def load(params: Mapping[str, Any], name: str, cls: type[T]) -> T:
         value = {} if value is None and is_dataclass(cls) else value
         return TypeAdapter(cls).validate_json(json.dumps(value, default=str))
     except ValidationError as error:
-        raise ConfigError(_describe(name, cls, error), where="params.yaml", mend=_mend(cls, error)) from None
+        raise ConfigError(_describe(name, error), where="params.yaml", mend=_mend(cls, error)) from None
 
 
 def _first(error: ValidationError) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def _first(error: ValidationError) -> dict[str, Any]:
     return next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
 
 
-def _describe(name: str, cls: type, error: ValidationError) -> str:
+def _describe(name: str, error: ValidationError) -> str:
     first = _first(error)
     key = ".".join([name, *map(str, first["loc"])])
     if first["type"] == "unexpected_keyword_argument":
@@ -87,14 +87,14 @@ def _describe(name: str, cls: type, error: ValidationError) -> str:
     return f"{key!r} is {json.dumps(first['input'], default=str)}: {message}"
 
 
-def _mend(cls: type, error: ValidationError) -> str:
+def _mend(cls: Any, error: ValidationError) -> str:
     first = _first(error)
     if first["type"] == "unexpected_keyword_argument":
         return nearest(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]))
     return "add it" if first["type"] == "missing" else "correct the value"
 
 
-def _known_keys(cls: type, location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(cls: Any, location: tuple[int | str, ...]) -> list[str]:
     """Field names of the configuration at `location` inside `cls`; a step into a union or list ends the walk."""
     for step in location:
         inner = {f.name: f.type for f in fields(cls)}.get(str(step))

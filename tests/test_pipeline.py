@@ -89,7 +89,7 @@ def test_a_second_repro_does_nothing(project):
 
 
 def test_a_models_parameter_reruns_its_own_cells_alone(project):
-    edit(project, "  bm3:\n    network: {}", "  bm3:\n    network: {dropout: 0.45}")
+    edit(project, "      dropout: 0.5\n", "      dropout: 0.45\n")
     try:
         assert set(repro(project, "train_befa@demo")) == {
             *(
@@ -100,7 +100,7 @@ def test_a_models_parameter_reruns_its_own_cells_alone(project):
             "train_befa@demo",
         }
     finally:
-        edit(project, "network: {dropout: 0.45}", "network: {}")
+        edit(project, "      dropout: 0.45\n", "      dropout: 0.5\n")
         repro(project, "train_befa@demo")
 
 

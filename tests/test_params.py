@@ -1,0 +1,32 @@
+"""The project's own params.yaml: every block is whole, and says every value that it sets."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from befa import config
+from befa.adapters import ADAPTERS
+from befa.cells import Cell, OptimizerConfig, TrainingConfig
+from befa.models import MODELS
+from befa.sources.base import DatasetConfig
+
+PARAMS = config.read_params(Path(__file__).parent.parent / "params.yaml")
+
+
+@pytest.mark.parametrize("dataset", PARAMS["datasets"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_every_cell_is_configured(dataset, model, adapter):
+    assert Cell.from_params(PARAMS, dataset, "clip_small", model, adapter).model == model
+
+
+def test_a_block_leaves_nothing_to_defaults():
+    """A number that changes a result stands in params.yaml, not only in the code."""
+    blocks = {f"models.{name}.network": cls.Config for name, cls in MODELS.items()}
+    blocks |= {f"models.{name}.optimizer": OptimizerConfig for name in MODELS}
+    blocks |= {f"adapters.{name}": cls.Config for name, cls in ADAPTERS.items()}
+    blocks |= {f"training.{name}": TrainingConfig for name in PARAMS["datasets"]}
+    blocks |= {f"datasets.{name}": DatasetConfig for name in PARAMS["datasets"]}
+    for name, kind in blocks.items():
+        assert set(config.block(PARAMS, name)) == set(asdict(config.load(PARAMS, name, kind))), name
