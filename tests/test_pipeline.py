@@ -148,9 +148,9 @@ def test_bad_input_is_one_error_and_exit_code_1(project, words, says):
     ("old", "new", "says"),
     [
         (
-            "  patience: 20",
-            "  patiense: 20",
-            "unknown key 'training.patiense' in params.yaml; did you mean 'patience'?",
+            "batch_size: 512",
+            "batch_sise: 512",
+            "unknown key 'training.demo.batch_sise' in params.yaml; did you mean 'batch_size'?",
         ),
         (
             "batch_size: 512",
