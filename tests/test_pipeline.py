@@ -197,6 +197,7 @@ def test_features_of_another_encoder_are_refused(project):
 
 
 def test_a_flow_brings_the_target_up_to_date(project):
+    repro(project, "train_befa@demo")
     (project / "data/reports/demo/befa.md").unlink()
     ran = command(project, sys.executable, "-m", "pipelines", "run", "train_befa@demo")
     assert ran.returncode == 0, ran.stderr
