@@ -25,7 +25,7 @@ environment: .venv/lock ## .venv from requirements.lock
 .venv/lock: requirements.lock
 	test -x $(UV) || ($(PYTHON) -m venv .uv && .uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.8)
 	test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	cp requirements.lock $@
 
 lint: environment ## mend what can be mended

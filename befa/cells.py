@@ -14,7 +14,7 @@ from befa import config, splits, tables
 from befa.adapters import ADAPTERS
 from befa.config import configuration
 from befa.errors import DataError, lookup
-from befa.feature_store import FeatureStore
+from befa.feature_store import ENCODED, GIVEN, FeatureStore
 from befa.models import MODELS
 from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName
@@ -23,9 +23,10 @@ from befa.rng import stream
 
 @configuration
 class FeaturesConfig:
-    """How a model is given features."""
+    """How a model is given features; one block per dataset in params.yaml."""
 
     modalities: tuple[str, ...] = ("image", "text")
+    """image and text (made by the cell's encoder), and those that the dataset brings as vectors."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest share of items that may have no vector of a modality; more is an error."""
     missing: Literal["mask", "mean"] = "mask"
@@ -90,7 +91,7 @@ class Cell:
             network=config.load(params, f"models.{model}.network", lookup(MODELS, model, "model").Config),
             adaptation=config.load(params, f"adapters.{adapter}", lookup(ADAPTERS, adapter, "adapter").Config),
             optimizer=config.load(params, f"models.{model}.optimizer", OptimizerConfig),
-            features=config.load(params, "features", FeaturesConfig),
+            features=config.load(params, f"features.{dataset}", FeaturesConfig),
             training=config.load(params, f"training.{dataset}", TrainingConfig),
         )
 
@@ -119,8 +120,11 @@ def load_problem(layout: Layout, cell: Cell) -> Problem:
         raise DataError("no training interaction", where=layout.split(cell.dataset), mend="change the split's shares")
     contents = {}
     for modality in cell.features.modalities:
-        path = layout.features(cell.dataset, cell.encoder, modality)
-        store = FeatureStore.open(path, dataset=cell.dataset, encoder=cell.encoder, modality=modality)
+        if modality in ENCODED:
+            path, encoder = layout.features(cell.dataset, cell.encoder, modality), cell.encoder
+        else:
+            path, encoder = layout.vectors(cell.dataset, modality), GIVEN
+        store = FeatureStore.open(path, dataset=cell.dataset, encoder=encoder, modality=modality)
         values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
         contents[modality] = content(values, present, cell.features.missing)
     return Problem(len(users), len(items), torch.from_numpy(users_E), torch.from_numpy(items_E), contents)

@@ -5,8 +5,8 @@ text n_tokens and truncated. The file's metadata say what made it; features.py w
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,14 @@ from befa.errors import DataError, FeatureError
 
 SCHEMA_VERSION = "1"
 
-Modality = Literal["image", "text"]
+Modality = str
+"""image, text, or one whose vectors were made elsewhere ("audio")."""
+
+ENCODED = ("image", "text")
+"""Modalities that encoders of this project make."""
+
+GIVEN = "given"
+"""What stands for the encoder of vectors made elsewhere."""
 
 EXTRAS: Mapping[Modality, pa.Schema] = {
     "image": pa.schema([]),
@@ -30,7 +37,63 @@ EXTRAS: Mapping[Modality, pa.Schema] = {
 def schema(modality: Modality, dimension: int) -> pa.Schema:
     """Columns of a store of vectors `dimension` wide."""
     columns = [("item", pa.string()), ("vector", pa.list_(pa.float32(), dimension)), ("status", pa.string())]
-    return pa.schema([*columns, ("reason", pa.string()), ("source_sha256", pa.string()), *EXTRAS[modality]])
+    extras = EXTRAS.get(modality, ())
+    return pa.schema([*columns, ("reason", pa.string()), ("source_sha256", pa.string()), *extras])
+
+
+def stage(dataset: str, encoder: str, modality: Modality) -> str:
+    """The stage that makes a store."""
+    return f"encode_{modality}s@{dataset}-{encoder}" if modality in ENCODED else f"media@{dataset}"
+
+
+def write_given(
+    path: Path,
+    items: pa.ChunkedArray,
+    ids: Sequence[str],
+    values: Float[np.ndarray, "n c"],
+    *,
+    dataset: str,
+    modality: Modality,
+) -> dict[str, int]:
+    """Writes a store of vectors made elsewhere, one row for each of `items`; returns the coverage.
+
+    Items without a row in `ids` are missing; rows that are not finite or of length zero are recorded as corrupt. Raises
+    FeatureError when ids are repeated.
+    """
+    check_ids(pa.chunked_array([pa.array(ids, pa.string())]), f"the ids of {modality!r}")
+    items = items.combine_chunks().sort()
+    row_I = pc.index_in(items, value_set=pa.array(ids, pa.string()))
+    known_I = row_I.is_valid().to_numpy(zero_copy_only=False)
+    found_Ic = np.zeros((len(items), values.shape[1]), np.float32)
+    found_Ic[known_I] = values[row_I.drop_null().to_numpy()]
+    usable_I = known_I & np.isfinite(found_Ic).all(1) & (found_Ic != 0).any(1)
+    found_Ic[~usable_I] = 0
+    status = np.where(usable_I, "ok", np.where(known_I, "corrupt", "missing"))
+    reason = [
+        None if ok else "not finite, or zero" if known else "no vector"
+        for ok, known in zip(usable_I, known_I, strict=True)
+    ]
+    columns = {
+        "item": items,
+        "vector": pa.FixedSizeListArray.from_arrays(
+            pa.array(found_Ic.ravel()), values.shape[1], mask=pa.array(~usable_I)
+        ),
+        "status": pa.array(status, pa.string()),
+        "reason": pa.array(reason, pa.string()),
+        "source_sha256": [
+            sha256(x.tobytes()).hexdigest() if ok else None for x, ok in zip(found_Ic, usable_I, strict=True)
+        ],
+    }
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset": dataset,
+        "modality": modality,
+        "encoder": GIVEN,
+        "dimension": str(values.shape[1]),
+    }
+    tables.write_table(path, pa.table(columns, schema=schema(modality, values.shape[1])), metadata)
+    counts = {name: int((status == name).sum()) for name in ("ok", "missing", "corrupt")}
+    return {"items": len(items), **counts, "dimension": values.shape[1]}
 
 
 class FeatureStore:
@@ -43,12 +106,12 @@ class FeatureStore:
         self.identity = dict(metadata)
         """Everything that the file says of how it was made."""
         self._table = table
-        self._stage = f"encode_{metadata['modality']}s@{metadata['dataset']}-{metadata['encoder']}"
+        self._stage = stage(metadata["dataset"], metadata["encoder"], metadata["modality"])
 
     @classmethod
     def open(cls, path: Path, *, dataset: str, encoder: str, modality: Modality) -> "FeatureStore":
         """Raises FeatureError when the store is absent, broken, or of another dataset, encoder or modality."""
-        mend = f"run dvc repro encode_{modality}s@{dataset}-{encoder}"
+        mend = f"run dvc repro {stage(dataset, encoder, modality)}"
         try:
             table = tables.read_table(path, ["item", "vector"])
             metadata = metadata_of(table)

@@ -1,8 +1,13 @@
-"""Raw events to dense interactions: window, availability, unique pairs, iterated k-core, ids, certificate."""
+"""Raw events to dense interactions: window, availability, unique pairs, iterated k-core, ids, certificate.
 
-from collections.abc import Iterator
+Rows become three numbers as they are read, and are held on disk beyond a number of them: memory grows with the users
+and items, not with the length of the log.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from befa.errors import DataError
-from befa.sources.base import EVENTS, ITEMS, DatasetConfig, Window
+from befa.errors import DataError, nearest
+from befa.ids import Ids
+from befa.pairs import Columns, Spool, k_core, partition, unique_pieces
+from befa.parallel import ordered
+from befa.sources.base import ACTION, EVENTS, ITEMS, DatasetConfig
+
+ROWS_IN_MEMORY = 1 << 25
+"""Rows held in memory (16 bytes each, a few times over while they are sorted); more are held on disk."""
+
+ROWS_IN_PIECE = 1 << 22
+"""Rows sorted at a time."""
+
+DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -28,147 +44,209 @@ class Filtered:
     """The certificate: rows, users and items after every step, in order."""
 
 
-def filter_events(events: Iterator[pa.RecordBatch], items: pa.Table, config: DatasetConfig) -> Filtered:
+def filter_events(
+    events: Iterable[pa.RecordBatch],
+    items: Callable[[], Iterable[pa.RecordBatch]],
+    config: DatasetConfig,
+    *,
+    rows_in_memory: int = ROWS_IN_MEMORY,
+    folder: Path | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Filtered:
     """Applies the fixed order of operations of the field's preprocessing, and says what each step left.
 
-    read -> window -> availability -> unique pairs (the first time is kept) -> k-core to a fixed point -> dense ids.
-    Raises DataError when ids are not strings, when an item table repeats an id, or when fewer than `config.floor`
-    users or items are left.
+    read -> window and actions -> availability -> unique pairs (the first time is kept) -> k-core to a fixed point ->
+    dense ids. `items` starts a reading of the item table: it is read once, twice where availability is asked for.
+    What is more than `rows_in_memory` goes to unnamed temporary files in `folder`. `progress` is told the rows read.
+    Raises DataError when ids are not strings, when an item that is kept has more than one row in the item table, when
+    an action is not in the log, or when fewer than `config.floor` users or items are left.
     """
-    _check_schema(items.schema, ITEMS, "item table")
-    repeated = len(items) - pc.count_distinct(items["item"]).as_py()
-    if repeated:
-        raise DataError(f"{repeated} item ids occur more than once in the item table", mend="keep one row per item")
-
-    steps: dict[str, Any] = {}
-    users, item_ids, user_E, item_E, time_E, steps["read"] = _collect(events, config.window)
-    steps["window"] = _count(user_E, item_E)
-
+    log = _read(events, config, rows_in_memory, folder, progress)
+    steps: dict[str, Any] = {"read": log.read}
+    rank_U, users = log.users.ranks()
+    rank_I, item_ids = log.items.ranks()
+    keep_I = None
     if config.require:
-        keep_E = _available(items, config.require, item_ids)[item_E]
-        user_E, item_E, time_E = user_E[keep_E], item_E[keep_E], time_E[keep_E]
-        steps["available"] = {"require": list(config.require), **_count(user_E, item_E)}
+        keep_I = _available(items(), config.require, item_ids)
 
-    first = _first_of_each_pair(user_E, item_E, time_E, len(item_ids))
-    user_E, item_E, time_E = user_E[first], item_E[first], time_E[first]
-    steps["unique"] = _count(user_E, item_E)
+    before = np.iinfo(np.int64).max
+    if config.window.first_days is not None:
+        before = (log.first // DAY + config.window.first_days) * DAY
+    seen_U, seen_I, kept_U = (np.zeros(n, bool) for n in (len(users), len(item_ids), len(users)))
+    in_window, ranked = 0, Spool(rows_in_memory, folder)
 
-    keep_E, steps["rounds"] = k_core(user_E, item_E, config.core)
-    user_E, item_E, time_E = user_E[keep_E], item_E[keep_E], time_E[keep_E]
-    left = _count(user_E, item_E)
+    def by_rank(columns: Columns) -> Columns:
+        user_E, item_E, time_E = columns
+        columns = (rank_U[user_E], rank_I[item_E], time_E)
+        return columns if (time_E < before).all() else tuple(column[time_E < before] for column in columns)
+
+    for user_E, item_E, time_E in ordered(by_rank, log.rows.chunks(forget=True)):
+        in_window += len(user_E)
+        seen_U[user_E] = seen_I[item_E] = True
+        if keep_I is not None:
+            available = keep_I[item_E]
+            user_E, item_E, time_E = user_E[available], item_E[available], time_E[available]
+            kept_U[user_E] = True
+        ranked.append(user_E, item_E, time_E)
+    steps["window"] = {"users": int(seen_U.sum()), "items": int(seen_I.sum()), "interactions": in_window}
+    if keep_I is not None:
+        counts = {"users": int(kept_U.sum()), "items": int((seen_I & keep_I).sum()), "interactions": ranked.rows}
+        steps["available"] = {"require": list(config.require), **counts}
+
+    number = max(1, -(-ranked.rows // min(ROWS_IN_PIECE, rows_in_memory)))
+    pieces = partition(ranked, len(users), number, rows_in_memory=rows_in_memory, folder=folder)
+    pieces = unique_pieces(pieces, len(item_ids), rows_in_memory=rows_in_memory, folder=folder)
+    alive_U, alive_I, rounds = k_core(pieces, len(users), len(item_ids), config.core)
+    steps["unique"], steps["rounds"] = rounds[0], rounds[1:]
+    left = rounds[-1]
     if min(left["users"], left["items"]) < config.floor:
         raise DataError(
             f"core {config.core} leaves {left['users']} users and {left['items']} items (floor: {config.floor})",
             mend="lower `core`, widen `window`, or lower `floor`, in the dataset's block of params.yaml",
         )
 
-    user_index_E, users = _dense(user_E, users)
-    item_index_E, item_ids = _dense(item_E, item_ids)
-    interactions = pa.table({
-        "user_index": pa.array(user_index_E, pa.int32()),
-        "item_index": pa.array(item_index_E, pa.int32()),
-        "time": pa.array(time_E, pa.int64()),
-    }).sort_by([("user_index", "ascending"), ("item_index", "ascending")])  # fmt: skip
-    users_table = pa.table({"user_index": _range(len(users)), "user": pa.array(users, pa.string())})
-    items_table = _joined(items, item_ids)
+    interactions = _dense(pieces, alive_U, alive_I)
+    kept_users = pa.table({"user_index": _range(left["users"]), "user": users.filter(pa.array(alive_U)).cast("string")})
+    kept_items = _joined(items(), item_ids.filter(pa.array(alive_I)).cast("string"))
     density = left["interactions"] / (left["users"] * left["items"])
-    shown = {f"items_without_{m}": items_table[m].null_count for m in ("image", "text")}
+    shown = {f"items_without_{m}": kept_items[m].null_count for m in ("image", "text")}
     stats = {**left, "density": density, "core": config.core, **shown, **steps}
-    return Filtered(interactions, users_table, items_table, stats)
+    return Filtered(interactions, kept_users, kept_items, stats)
 
 
-def k_core(
-    user_E: Int[np.ndarray, "E"], item_E: Int[np.ndarray, "E"], k: int
-) -> tuple[Bool[np.ndarray, "E"], list[dict[str, int]]]:
-    """The largest set of pairs in which every user and every item has at least `k`; and what each round left.
+@dataclass(frozen=True)
+class _Log:
+    """What was read: coded rows of the window's days and actions, and the ids that the codes stand for."""
 
-    Each round drops the users and items that have fewer than `k` at its start, until none is dropped. The result
-    does not depend on the order of rows or of the two sides. Ids are non-negative, pairs are unique.
-    """
-    keep_E = np.ones(len(user_E), dtype=bool)
-    rounds = []
-    while True:
-        user_degrees = np.bincount(user_E[keep_E], minlength=1 + user_E.max(initial=0))
-        item_degrees = np.bincount(item_E[keep_E], minlength=1 + item_E.max(initial=0))
-        next_E = keep_E & (user_degrees[user_E] >= k) & (item_degrees[item_E] >= k)
-        if next_E.sum() == keep_E.sum():
-            return keep_E, rounds
-        keep_E = next_E
-        rounds.append(_count(user_E[keep_E], item_E[keep_E]))
+    rows: Spool
+    users: Ids
+    items: Ids
+    first: int
+    """Earliest time."""
+    read: dict[str, Any]
 
 
-def _collect(events: Iterator[pa.RecordBatch], window: Window) -> tuple[Any, ...]:
-    """Reads all events, keeps those inside the window; ids become codes into arrays of raw ids."""
-    since = _midnight(window.since) if window.since else np.iinfo(np.int64).min
-    before = _midnight(window.until + timedelta(days=1)) if window.until else np.iinfo(np.int64).max
-    kept, read = [], 0
-    for batch in events:
-        _check_schema(batch.schema, EVENTS, "events")
-        read += len(batch)
-        inside = pc.and_(pc.greater_equal(batch["time"], since), pc.less(batch["time"], before))
-        kept.append(batch.filter(inside))
-    table = pa.Table.from_batches(kept, EVENTS)
-    for name in EVENTS.names:
-        if table[name].null_count:
-            raise DataError(f"{table[name].null_count} events have no {name}", mend="drop or mend these rows")
-    users, user_E = _codes(table["user"])
-    items, item_E = _codes(table["item"])
-    return users, items, user_E, item_E, table["time"].to_numpy(), {"interactions": read}
+def _read(
+    events: Iterable[pa.RecordBatch],
+    config: DatasetConfig,
+    rows_in_memory: int,
+    folder: Path | None,
+    progress: Callable[[int], None] | None,
+) -> _Log:
+    """Codes events as they come, users and items side by side with the reading of the next ones."""
+    users, items, rows = Ids(), Ids(), Spool(rows_in_memory, folder)
+    read, first, actions = 0, np.iinfo(np.int64).max, {}
+
+    def chosen() -> Iterator[pa.RecordBatch]:
+        nonlocal read, first
+        for batch in events:
+            _check_schema(batch.schema, EVENTS, "events")
+            read += len(batch)
+            batch = _chosen(batch, config, actions)
+            if progress is not None:
+                progress(read)
+            for name in EVENTS.names:
+                if batch[name].null_count:
+                    raise DataError(f"{batch[name].null_count} events have no {name}", mend="drop or mend these rows")
+            if len(batch):
+                first = min(first, pc.min(batch["time"]).as_py())
+                yield batch
+
+    def coded(batch: pa.RecordBatch) -> Columns:
+        return users.encode(batch["user"]), items.encode(batch["item"]), batch["time"].to_numpy()
+
+    # One thread: codes are given in the order of rows. It works while the next rows are read.
+    for columns in ordered(coded, chosen(), threads=1):
+        rows.append(*columns)
+    counts: dict[str, Any] = {"interactions": read}
+    if actions:
+        counts["actions"] = dict(sorted(actions.items()))
+    for action in config.actions or ():
+        if read and action not in actions:
+            mend = nearest(action, sorted(actions)) if actions else "this source has no actions: set it to null"
+            raise DataError(f"no event has the action {action!r}", where="`actions` of params.yaml", mend=mend)
+    return _Log(rows, users, items, first, counts)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[np.ndarray, Int[np.ndarray, "E"]]:
-    """Distinct values, and for each row its place among them."""
-    encoded = column.combine_chunks().dictionary_encode()
-    return encoded.dictionary.to_numpy(zero_copy_only=False), encoded.indices.to_numpy().astype(np.int64)
+def _chosen(batch: pa.RecordBatch, config: DatasetConfig, actions: dict[str, int]) -> pa.RecordBatch:
+    """The rows of the window's days and of the wanted actions; counts all actions into `actions`."""
+    masks = []
+    if ACTION in batch.schema.names:
+        for counted in batch[ACTION].value_counts():
+            name = str(counted["values"])
+            actions[name] = actions.get(name, 0) + counted["counts"].as_py()
+        if config.actions is not None:
+            masks.append(pc.is_in(batch[ACTION], value_set=pa.array(config.actions)))
+    if config.window.since is not None:
+        masks.append(pc.greater_equal(batch["time"], _midnight(config.window.since)))
+    if config.window.until is not None:
+        masks.append(pc.less(batch["time"], _midnight(config.window.until + timedelta(days=1))))
+    for mask in masks[1:]:
+        masks[0] = pc.and_(masks[0], mask)
+    return batch.filter(masks[0]) if masks else batch
 
 
 def _midnight(day: date) -> int:
     return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp())
 
 
-def _available(items: pa.Table, require: tuple[str, ...], item_ids: np.ndarray) -> Bool[np.ndarray, "I"]:
-    """Which of `item_ids` have everything in `require`; an id that the item table lacks has nothing."""
-    has = np.ones(len(items), dtype=bool)
-    for column in require:
-        has &= items[column].is_valid().to_numpy()
-    return pc.is_in(pa.array(item_ids, pa.string()), items["item"].filter(pa.array(has))).to_numpy(False)
+def _available(items: Iterable[pa.RecordBatch], require: tuple[str, ...], item_ids: pa.Array) -> Bool[np.ndarray, " I"]:
+    """Which of the sorted `item_ids` have everything in `require`; an id that the item table lacks has nothing."""
+    has_I = np.zeros(len(item_ids), bool)
+    for batch, place_R in _placed(items, item_ids):
+        has_R = np.ones(len(batch), bool)
+        for column in require:
+            has_R &= batch[column].is_valid().to_numpy(False)
+        has_I[place_R[has_R]] = True
+    return has_I
 
 
-def _first_of_each_pair(
-    user_E: Int[np.ndarray, "E"], item_E: Int[np.ndarray, "E"], time_E: Int[np.ndarray, "E"], n_items: int
-) -> Int[np.ndarray, "pairs"]:
-    """Row numbers of the earliest event of every (user, item) pair."""
-    pair_E = user_E * n_items + item_E
-    order = np.lexsort((time_E, pair_E))
-    sorted_pairs = pair_E[order]
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = sorted_pairs[1:] != sorted_pairs[:-1]
-    return order[is_first]
+def _joined(items: Iterable[pa.RecordBatch], item_ids: pa.Array) -> pa.Table:
+    """The item table's rows for the sorted `item_ids`; an id without a row keeps null text and image."""
+    count_I, row_I, kept, rows = np.zeros(len(item_ids), np.int64), np.full(len(item_ids), -1), [], 0
+    for batch, place_R in _placed(items, item_ids):
+        np.add.at(count_I, place_R, 1)
+        row_I[place_R] = rows + np.arange(len(batch))
+        kept.append(batch.select(["text", "image"]))
+        rows += len(batch)
+    if (count_I > 1).any():
+        first = item_ids[int(np.argmax(count_I > 1))].as_py()
+        what = f"{int((count_I > 1).sum())} item ids occur more than once in the item table (first: {first!r})"
+        raise DataError(what, mend="keep one row per item")
+    table = pa.Table.from_batches(kept, pa.schema([ITEMS.field("text"), ITEMS.field("image")]))
+    table = table.take(pa.array(row_I, mask=row_I < 0))
+    return pa.table({
+        "item_index": _range(len(item_ids)), "item": item_ids, "text": table["text"], "image": table["image"],
+    })  # fmt: skip
 
 
-def _dense(code_E: Int[np.ndarray, "E"], raw_ids: np.ndarray) -> tuple[Int[np.ndarray, "E"], np.ndarray]:
-    """Codes to dense ids 0..n-1 in the sorted order of raw ids, and those raw ids."""
-    used = np.unique(code_E)
-    ids, order = np.unique(raw_ids[used].astype(str), return_inverse=True)
-    dense = np.empty(len(raw_ids), dtype=np.int64)
-    dense[used] = order
-    return dense[code_E], ids
+def _placed(
+    items: Iterable[pa.RecordBatch], item_ids: pa.Array
+) -> Iterator[tuple[pa.RecordBatch, Int[np.ndarray, " R"]]]:
+    """Rows of the item table whose id is among `item_ids`, and their places in it."""
+    item_ids = item_ids.cast("string")
+    for batch in items:
+        _check_schema(batch.schema, ITEMS, "item table")
+        place = pc.index_in(batch["item"], value_set=item_ids)
+        known = place.is_valid()
+        yield batch.filter(known), place.drop_null().to_numpy()
 
 
-def _joined(items: pa.Table, item_ids: np.ndarray) -> pa.Table:
-    """The item table's rows for `item_ids`, in their order; an id without a row keeps null text and image."""
-    where = pc.index_in(pa.array(item_ids, pa.string()), items["item"])
-    rows = items.select(["text", "image"]).take(where)
-    columns = {"item_index": _range(len(item_ids)), "item": pa.array(item_ids, pa.string())}
-    return pa.table({**columns, "text": rows["text"], "image": rows["image"]})
+def _dense(pieces: list[Spool], alive_U: Bool[np.ndarray, " U"], alive_I: Bool[np.ndarray, " I"]) -> pa.Table:
+    """The pairs of those alive, by dense ids; pieces are sorted, and so is the table."""
+    index_U, index_I = (np.cumsum(alive, dtype=np.int32) - np.int32(1) for alive in (alive_U, alive_I))
+    parts: list[Columns] = []
+    for piece in pieces:
+        for user_E, item_E, time_E in piece.chunks(forget=True):
+            kept = alive_U[user_E] & alive_I[item_E]
+            parts.append((index_U[user_E[kept]], index_I[item_E[kept]], time_E[kept]))
+    names = ("user_index", "item_index", "time")
+    columns = zip(names, zip(*parts, strict=True), strict=True)
+    return pa.table({name: pa.chunked_array(map(pa.array, column)) for name, column in columns})
 
 
 def _range(n: int) -> pa.Array:
     return pa.array(np.arange(n), pa.int32())
-
-
-def _count(user_E: Int[np.ndarray, "E"], item_E: Int[np.ndarray, "E"]) -> dict[str, int]:
-    return {"users": len(np.unique(user_E)), "items": len(np.unique(item_E)), "interactions": len(user_E)}
 
 
 def _check_schema(schema: pa.Schema, wanted: pa.Schema, what: str) -> None:

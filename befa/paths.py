@@ -15,9 +15,22 @@ class Layout:
         """params.yaml, every number that changes a result."""
         return self.root / "params.yaml"
 
+    @property
+    def data(self) -> Path:
+        """Folder of everything that DVC versions."""
+        return self.root / "data"
+
     def raw(self, dataset: str) -> Path:
         """Folder of what was downloaded or generated."""
         return self.root / "data/raw" / dataset
+
+    def media(self, dataset: str) -> Path:
+        """Folder of pictures (references, and what was fetched from the web) and of vectors made elsewhere."""
+        return self.root / "data/media" / dataset
+
+    def vectors(self, dataset: str, modality: str) -> Path:
+        """Parquet feature store of a modality whose vectors were made elsewhere."""
+        return self.media(dataset) / "vectors" / f"{modality}.parquet"
 
     def filtered(self, dataset: str) -> Path:
         """Folder of interactions.parquet, users.parquet, items.parquet and stats.json."""

@@ -49,6 +49,12 @@ def split(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+def media(dataset: Dataset) -> None:
+    """Fetch the pictures that are on the web (those that failed, again); take over vectors made elsewhere."""
+    stage("media", dataset)
+
+
+@app.command(rich_help_panel=STAGES)
 def encoder(dataset: Dataset, encoder: Encoder) -> None:
     """Train an encoder on a catalogue's own image-title pairs."""
     stage("encoder", dataset, encoder)
@@ -84,13 +90,29 @@ def train_befa(dataset: Dataset, encoder: Encoder) -> None:
     stage("train_befa", dataset, encoder)
 
 
+@app.command("table_1", rich_help_panel=STAGES)
+def table_1(dataset: Dataset) -> None:
+    """Print and store a dataset's sizes beside the paper's Table 1, and what every step of the filter left."""
+    stage("table_1", dataset)
+
+
 @app.command(rich_help_panel=RESULTS)
 def show(dataset: Dataset) -> None:
-    """Print a dataset's BeFA table again."""
-    from pipelines import table
+    """Print a dataset's tables again: its sizes, and BeFA's result."""
+    from pipelines import show_table_1, table
 
     folder = Layout().report(dataset)
+    if (folder / "table_1.json").exists():
+        show_table_1.show(tables.read_json(folder / "table_1.json"))
     table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
+
+
+@app.command(rich_help_panel=RESULTS)
+def check(dataset: Dataset) -> None:
+    """Say what is still missing to run a dataset: files, accounts, weights, disk, parameters. Asks no network."""
+    from pipelines import check as checking
+
+    checking.show(dataset, checking.needs(dataset, Layout()))
 
 
 @app.command(rich_help_panel=FLOWS)

@@ -8,6 +8,7 @@ import pyarrow as pa
 from befa import config, tables
 from befa.encoders import ENCODERS
 from befa.errors import ConfigError, lookup
+from befa.images import ImageFiles
 from befa.paths import Layout
 
 
@@ -23,6 +24,11 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
 
 
+def picture_table(layout: Layout, dataset: str) -> tuple[pa.Table, ImageFiles]:
+    """Raw item ids and their pictures' references, and the files that these refer to."""
+    return tables.read_table(layout.media(dataset) / "pictures/references.parquet"), ImageFiles(layout.data)
+
+
 def item_table(layout: Layout, dataset: str, column: str) -> pa.Table:
-    """Raw item ids and one more column ("image", "text") of the filtered catalogue."""
+    """Raw item ids and one more column ("text") of the filtered catalogue."""
     return tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", column])

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
 
@@ -17,42 +18,67 @@ SECONDS_BETWEEN_LINES = 10.0
 class Report(Protocol):
     """Called as work goes on."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Work done, work in all, and a word on how it goes."""
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Work done, work in all (None: not known), and a word on how it goes."""
         ...
 
 
 @contextmanager
-def progress(what: str) -> Iterator[Report]:
-    """Yields the function to call as work goes on."""
+def progress(what: str, unit: str = "") -> Iterator[Report]:
+    """Yields the function to call as work goes on; work is counted in `unit`s ("bytes" are shown as MB and GB)."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(what)
+        yield _lines(what, unit)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *(TextColumn(f"{{task.fields[{f}]}}") for f in ("done", "rate")),
+    ]
     note_column = TextColumn("{task.fields[note]}")
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note_column, console=console) as bar:
-        task, start = bar.add_task(what, total=None, rate="", note=""), time.monotonic()
+        task, rate = bar.add_task(what, total=None, done="", rate="", note=""), _Rate()
 
-        def report(done: int, total: int, note: str = "") -> None:
-            rate = done / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.1f}/s", note=note)
+        def report(done: int, total: int | None, note: str = "") -> None:
+            shown = _amount(done, unit) if total is None else f"{_amount(done, unit)} of {_amount(total, unit)}"
+            bar.update(task, completed=done, total=total, done=shown, rate=f"{_amount(rate(done), unit)}/s", note=note)
 
         yield report
 
 
-def _lines(what: str) -> Report:
-    start = last = time.monotonic()
+class _Rate:
+    """Work a second, counted from the first report: what an earlier run had done is not this one's speed."""
 
-    def report(done: int, total: int, note: str = "") -> None:
-        nonlocal last
+    def __init__(self) -> None:
+        self._start: tuple[float, int] | None = None
+
+    def __call__(self, done: int) -> float:
         now = time.monotonic()
+        if self._start is None or done < self._start[1]:
+            self._start = (now, done)
+        return (done - self._start[1]) / max(now - self._start[0], 1e-9)
+
+
+def _amount(number: float, unit: str) -> str:
+    if unit == "bytes":
+        return decimal(int(number))
+    text = f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+    return f"{text} {unit}".rstrip()
+
+
+def _lines(what: str, unit: str) -> Report:
+    last, rate = time.monotonic(), _Rate()
+
+    def report(done: int, total: int | None, note: str = "") -> None:
+        nonlocal last
+        speed, now = rate(done), time.monotonic()
         if now - last < SECONDS_BETWEEN_LINES:
             return
-        last, rate = now, done / max(now - start, 1e-9)
-        left = f"{(total - done) / rate:.0f} s left"
+        last = now
+        shown = _amount(done, unit) if total is None else f"{_amount(done, unit)} of {_amount(total, unit)}"
+        left = "" if total is None or speed == 0 else f"{(total - done) / speed:.0f} s left"
         log.info(
-            "%s", ", ".join(part for part in (f"{what}: {done:,} of {total:,}", f"{rate:.1f}/s", left, note) if part)
+            "%s", ", ".join(part for part in (f"{what}: {shown}", f"{_amount(speed, unit)}/s", left, note) if part)
         )
 
     return report

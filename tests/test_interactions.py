@@ -11,17 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from befa.errors import DataError
-from befa.interactions import filter_events, k_core
-from befa.sources.base import EVENTS, ITEMS, DatasetConfig, Window
+from befa.interactions import filter_events
+from befa.pairs import Spool, k_core
+from befa.sources.base import ACTION, EVENTS, ITEMS, DatasetConfig, Window
 
 DAY = 86_400
 
 pairs = st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7)), max_size=50).map(sorted)
 
 
-def arrays(edges):
-    table = np.array(edges, dtype=np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+def spools(edges, pieces=1):
+    """The edges in some pieces, each half in memory and half on disk."""
+    table = np.array(edges, dtype=np.int32).reshape(-1, 2)
+    result = [Spool(rows_in_memory=len(table) // 2 // pieces) for _ in range(pieces)]
+    for start in range(0, len(table), 3):
+        rows = table[start : start + 3]
+        result[start % pieces].append(rows[:, 0], rows[:, 1], np.zeros(len(rows), np.int64))
+    return result
 
 
 def naive_core(edges, k):
@@ -37,13 +43,15 @@ def naive_core(edges, k):
 
 @given(pairs, st.integers(1, 4))
 def test_k_core_is_the_largest_fixed_point_whatever_the_row_order(edges, k):
-    keep, rounds = k_core(*arrays(edges), k)
-    core = {edge for edge, kept in zip(edges, keep, strict=True) if kept}
+    users_U, items_I, rounds = k_core(spools(edges), 8, 8, k)
+    core = {(u, i) for u, i in edges if users_U[u] and items_I[i]}
     assert core == naive_core(edges, k)
-    keep_reversed, _ = k_core(*arrays(edges[::-1]), k)
-    assert keep_reversed[::-1].tolist() == keep.tolist()
-    sizes = [len(edges)] + [r["interactions"] for r in rounds]
-    assert sizes[-1] == len(core)
+    assert set(np.flatnonzero(users_U)) == {u for u, _ in core}
+    assert set(np.flatnonzero(items_I)) == {i for _, i in core}
+    again_U, again_I, same_rounds = k_core(spools(edges[::-1], pieces=2), 8, 8, k)
+    assert (again_U.tolist(), again_I.tolist(), same_rounds) == (users_U.tolist(), items_I.tolist(), rounds)
+    sizes = [r["interactions"] for r in rounds]
+    assert (sizes[0], sizes[-1]) == (len(edges), len(core))
     assert all(before > after for before, after in pairwise(sizes))
 
 
@@ -59,7 +67,8 @@ def events(rows):
 
 
 def items(*rows):
-    return pa.Table.from_pylist([dict(zip(ITEMS.names, row, strict=True)) for row in rows], schema=ITEMS)
+    table = pa.Table.from_pylist([dict(zip(ITEMS.names, row, strict=True)) for row in rows], schema=ITEMS)
+    return lambda: table.to_batches(max_chunksize=2)
 
 
 CATALOGUE = items(("010", "ten", "a.jpg"), ("009", None, "b.jpg"), ("100", "hundred", None), ("000", "unsold", "c.jpg"))
@@ -128,3 +137,59 @@ def test_an_item_that_occurs_twice_is_an_error():
 def test_an_event_without_a_user_is_an_error():
     with pytest.raises(DataError, match="1 events have no user"):
         filter_events(events([(None, "010", 1), ("b", "010", 2)]), CATALOGUE, config())
+
+
+logs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=60)
+
+
+@given(logs, st.integers(1, 2), st.sampled_from([1, 7, 20]))
+def test_what_is_held_on_disk_changes_nothing(rows, core, rows_in_memory):
+    rows = [(f"u{u}", f"i{i}", t * DAY) for u, i, t in rows]
+    window = Window(first_days=4)
+    results = []
+    for limit in (1_000, rows_in_memory):
+        try:
+            found = filter_events(events(rows), CATALOGUE, config(core=core, window=window), rows_in_memory=limit)
+            results.append((found.interactions.to_pylist(), found.users, found.items, found.stats))
+        except DataError as error:
+            results.append(str(error))
+    assert results[0] == results[1]
+    # Against a plain loop.
+    begin = min(t for _, _, t in rows) // DAY
+    first = {}
+    for u, i, t in rows:
+        if t < (begin + 4) * DAY:
+            first[u, i] = min(t, first.get((u, i), t))
+    left = naive_core(first, core)
+    if left:
+        found, users, kept_items, _ = results[0]
+        names = [
+            (users["user"][row["user_index"]].as_py(), kept_items["item"][row["item_index"]].as_py()) for row in found
+        ]
+        assert names == sorted(left)
+        assert [row["time"] for row in found] == [first[pair] for pair in names]
+    else:
+        assert "leaves 0 users" in results[0]
+
+
+def acted(rows):
+    return [
+        pa.table(dict(zip([*EVENTS.names, ACTION], map(list, zip(*rows, strict=True)), strict=True))).to_batches()[0]
+    ]
+
+
+def test_actions_are_chosen_and_counted():
+    rows = [("a", "010", 1, "click"), ("a", "009", 2, "buy"), ("b", "009", 3, "buy"), ("b", "100", 4, None)]
+    result = filter_events(acted(rows), CATALOGUE, config(actions=("buy",)))
+    assert result.stats["read"] == {"interactions": 4, "actions": {"None": 1, "buy": 2, "click": 1}}
+    assert result.stats["window"] == {"users": 2, "items": 1, "interactions": 2}
+    with pytest.raises(DataError, match=r"no event has the action 'by'.*did you mean 'buy'"):
+        filter_events(acted(rows), CATALOGUE, config(actions=("by",)))
+    with pytest.raises(DataError, match="this source has no actions"):
+        filter_events(events([("a", "010", 1), ("b", "009", 2)]), CATALOGUE, config(actions=("buy",)))
+
+
+def test_progress_counts_what_was_read():
+    seen = []
+    filter_events(events([("a", "010", 1), ("b", "010", 2)]), CATALOGUE, config(), progress=seen.append)
+    assert seen == [1, 2]

@@ -1,5 +1,5 @@
 """Where datasets come from, by the `kind` of their configuration."""
 
-from befa.sources import demo, hm
+from befa.sources import catalogue, demo, hm, microlens, tmall
 
-SOURCES = {"demo": demo, "hm": hm}
+SOURCES = {"demo": demo, "hm": hm, "microlens": microlens, "tmall": tmall, "catalogue": catalogue}

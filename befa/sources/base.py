@@ -1,22 +1,32 @@
 """What every source offers, and the configuration of a dataset."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 from befa.config import configuration
 from befa.errors import ConfigError, nearest
+from befa.needs import Need
 
 EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("time", pa.int64())])
 """One interaction a row: raw ids as strings (a number would lose leading zeros), time in seconds since 1970 (UTC)."""
 
+ACTION = "action"
+"""Name of a further column of events, where the source tells clicks from purchases."""
+
 ITEMS = pa.schema([("item", pa.string()), ("text", pa.string()), ("image", pa.string())])
-"""One item a row; `text` and `image` (a reference for images.ImageFiles) are null where there is none."""
+"""One item a row; `text` and `image` are null where there is none. `image` is a reference for images.ImageFiles below
+the raw folder, or a web address, whose picture the media stage fetches."""
+
+
+Progress = Callable[[int, int | None, str], None]
+"""Told of long work: how much is done, how much there is in all (None: unknown), and a word on what is at hand."""
 
 
 class Source(Protocol):
@@ -25,16 +35,24 @@ class Source(Protocol):
     Config: Any
     """Type of the dataset's `source` parameter."""
 
-    def fetch(self, config: Any, into: Path) -> None:
-        """Puts the raw files into the empty folder `into`."""
+    def needs(self, config: Any, dataset: str) -> list[Need]:
+        """What a fetch needs (credentials, files placed by hand); nothing is asked over the network."""
+        ...
+
+    def fetch(self, config: Any, into: Path, *, dataset: str, progress: Progress) -> list[str]:
+        """Brings the raw files into the folder `into`, where an earlier try may have left some; returns their names."""
         ...
 
     def events(self, raw: Path) -> Iterator[pa.RecordBatch]:
-        """Interactions in file order, with the columns of EVENTS."""
+        """Interactions in file order, with the columns of EVENTS; and ACTION, where the source has kinds of event."""
         ...
 
-    def items(self, raw: Path, text: str | None) -> pa.Table:
+    def items(self, raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
         """The item table, with the columns of ITEMS; `text` is a template over the source's own columns."""
+        ...
+
+    def vectors(self, raw: Path) -> dict[str, tuple[list[str], np.ndarray]]:
+        """Modalities that come as vectors: item ids and one row each (float32), by the modality's name."""
         ...
 
 
@@ -44,6 +62,8 @@ class Window:
 
     since: date | None = None
     until: date | None = None
+    first_days: Annotated[int, Field(ge=1)] | None = None
+    """Of what is left, only so many days from the first event's on."""
 
 
 @configuration
@@ -70,6 +90,8 @@ class DatasetConfig:
     text: str | None = None
     """Template of an item's text over the source's columns; null: the source's default."""
     window: Window = Window()
+    actions: tuple[str, ...] | None = None
+    """Kinds of event to keep, where the source tells them apart (click, cart, ...); null: all."""
     require: tuple[Literal["image", "text"], ...] = ()
     """Keep only items that have these."""
     core: Annotated[int, Field(ge=1)] = 10

@@ -1,16 +1,40 @@
-"""Stage `download@<dataset>`: the raw files, fetched or generated."""
+"""Stage `download@<dataset>`: the raw files, fetched or generated, and a list of what they are."""
 
-from befa import config
+import hashlib
+import shutil
+from pathlib import Path
+
+from befa import config, tables
 from befa.errors import lookup
 from befa.paths import Layout
 from befa.sources import SOURCES
 from befa.sources.base import DatasetConfig
+from pipelines.progress import progress
+
+LIST = "files.json"
 
 
 def run(dataset: str, layout: Layout) -> None:
-    """Puts the raw files of a dataset into data/raw."""
+    """Puts the raw files of a dataset into data/raw; what an unfinished try left beside it is taken up."""
     params = config.read_params(layout.params)
     lookup(config.block(params, "datasets"), dataset, "dataset")
     kind = config.load(params, f"datasets.{dataset}", DatasetConfig).kind
     source = lookup(SOURCES, kind, "kind of dataset")
-    source.fetch(config.load(params, f"datasets.{dataset}.source", source.Config), layout.raw(dataset))
+    cfg = config.load(params, f"datasets.{dataset}.source", source.Config)
+    raw = layout.raw(dataset)
+    partial = raw.with_name(raw.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    with progress(f"download {dataset}", unit=getattr(source, "UNIT", "bytes")) as report:
+        names = source.fetch(cfg, partial, dataset=dataset, progress=report)
+    for path in partial.iterdir():
+        if path.name not in names:  # of another try, with other parameters
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    tables.write_json(partial / LIST, {name: _described(partial / name) for name in sorted(names)})
+    if raw.exists():
+        shutil.rmtree(raw)
+    partial.rename(raw)
+
+
+def _described(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

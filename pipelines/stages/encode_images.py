@@ -3,9 +3,8 @@
 import logging
 
 from befa import config, features
-from befa.images import ImageFiles
 from befa.paths import Layout
-from pipelines.encoding import configured, item_table
+from pipelines.encoding import configured, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -14,8 +13,8 @@ log = logging.getLogger(__name__)
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Brings the store of a dataset's image vectors up to date."""
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
-    items = item_table(layout, dataset, "image")
-    path, files = layout.features(dataset, encoder, "image"), ImageFiles(layout.raw(dataset))
+    items, files = picture_table(layout, dataset)
+    path = layout.features(dataset, encoder, "image")
     loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode images") as report:
         coverage = features.encode_images(

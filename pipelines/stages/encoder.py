@@ -8,7 +8,7 @@ from befa import config, tables
 from befa.encoders.contrastive import train_clip
 from befa.images import ImageError, ImageFiles, decode
 from befa.paths import Layout
-from pipelines.encoding import configured
+from pipelines.encoding import configured, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,13 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
         tables.write_json(into / "encoder.json", dict(kind.load(into, cfg).identity))
         return
     torch.set_num_threads(cfg.training.threads)
-    items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["image", "text"]).to_pylist()
-    files = ImageFiles(layout.raw(dataset))
-    pictures = [_picture(files, item["image"]) for item in items]
+    items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])
+    references, files = picture_table(layout, dataset)
+    # Both tables are of the same items; rows still meet by their id.
+    image_of = dict(zip(*references.to_pydict().values(), strict=True))
+    pictures = [_picture(files, image_of[item]) for item in items["item"].to_pylist()]
     with progress(f"train {encoder} steps") as report:
-        result = train_clip(
-            pictures, [item["text"] for item in items], cfg, into, seed=cfg.training.seed, progress=report
-        )
+        result = train_clip(pictures, items["text"].to_pylist(), cfg, into, seed=cfg.training.seed, progress=report)
     log.info(
         "%d pairs (%d left out); a picture finds its own title among all in %.1f%%",
         result["pairs"], result["left_out"], 100 * result["picture_to_title_recall_at_1"],

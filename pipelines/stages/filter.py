@@ -9,6 +9,7 @@ from befa.paths import Layout
 from befa.report.published import TABLE_1
 from befa.sources import SOURCES
 from befa.sources.base import DatasetConfig
+from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,15 @@ def run(dataset: str, layout: Layout) -> None:
     lookup(config.block(params, "datasets"), dataset, "dataset")
     cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
     source, raw, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.raw(dataset), layout.filtered(dataset)
-    filtered = filter_events(source.events(raw), source.items(raw, cfg.text), cfg)
+    into.mkdir(parents=True, exist_ok=True)
+    with progress(f"filter {dataset}", unit="rows") as report:
+        filtered = filter_events(
+            source.events(raw),
+            lambda: source.items(raw, cfg.text),
+            cfg,
+            folder=into,
+            progress=lambda rows: report(rows, None),
+        )
     tables.write_table(into / "interactions.parquet", filtered.interactions)
     tables.write_table(into / "users.parquet", filtered.users)
     tables.write_table(into / "items.parquet", filtered.items)

@@ -8,7 +8,7 @@ Some pictures are missing and one is truncated, some titles are empty, over-long
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,9 @@ from PIL import Image
 from befa import tables
 from befa.config import configuration
 from befa.errors import DataError
+from befa.needs import Need
 from befa.rng import numpy_stream
-from befa.sources.base import EVENTS, ITEMS, render
+from befa.sources.base import EVENTS, ITEMS, Progress, render
 from befa.sources.demo import drawing, tastes, wording
 
 SIZES = {"tiny": (60, 40, 12.0), "demo": (1_000, 500, 12.0), "large": (50_000, 20_000, 12.0)}
@@ -43,8 +44,16 @@ class DemoConfig:
 Config = DemoConfig
 
 
-def fetch(config: DemoConfig, into: Path, *, progress: Callable[[int, int], None] | None = None) -> None:
-    """Draws the catalogue into the empty folder `into`; `progress` is called with pictures done and their number."""
+FILES = ["images.zip", "interactions.parquet", "items.parquet", "masks.zip", "truth.parquet", "user_truth.parquet"]
+
+
+def needs(config: DemoConfig, dataset: str) -> list[Need]:
+    """Nothing: it is generated."""
+    return []
+
+
+def fetch(config: DemoConfig, into: Path, *, dataset: str = "demo", progress: Progress | None = None) -> list[str]:
+    """Draws the catalogue into the folder `into`; `progress` is called with pictures done and their number."""
     n_users, n_items, mean = SIZES[config.size]
     few = max(1, n_items // 500)
     special = numpy_stream(config.seed, "demo", "special").permutation(n_items)[: 4 * few + 1]
@@ -67,7 +76,7 @@ def fetch(config: DemoConfig, into: Path, *, progress: Callable[[int, int], None
                 _add(pictures, f"{item}.jpg", data[: len(data) // 2] if place == truncated else data)
                 _add(masks, f"{item}.png", _encoded(mask, "PNG"))
             if progress is not None:
-                progress(place + 1, n_items)
+                progress(place + 1, n_items, "")
 
     table = pa.table({"item": truth.items, "title": titles, "image": pa.array(images, pa.string())})
     tables.write_table(into / "items.parquet", table)
@@ -77,6 +86,7 @@ def fetch(config: DemoConfig, into: Path, *, progress: Callable[[int, int], None
     raw_ids = [pa.array(truth.users).take(pa.array(user_E)), pa.array(truth.items).take(pa.array(item_E))]
     events_table = pa.table([*raw_ids, pa.array(time_E, pa.int64())], schema=EVENTS)
     tables.write_table(into / "interactions.parquet", events_table)
+    return FILES
 
 
 def events(raw: Path) -> Iterator[pa.RecordBatch]:
@@ -92,14 +102,16 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
         raise DataError(f"not a readable table ({error})", where=path, mend="run its download stage again") from None
 
 
-def items(raw: Path, text: str | None) -> pa.Table:
+def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
     """Items with their text by template (columns: item, title) and their image; an empty title is a null text."""
     rows = tables.read_table(raw / "items.parquet", ["item", "title", "image"]).to_pylist()
-    return pa.table({
-        "item": [row["item"] for row in rows],
-        "text": [render(text or DEFAULT_TEXT, {"item": row["item"], "title": row["title"]}) for row in rows],
-        "image": [row["image"] for row in rows],
-    }, schema=ITEMS)  # fmt: skip
+    texts = [render(text or DEFAULT_TEXT, {"item": row["item"], "title": row["title"]}) for row in rows]
+    yield pa.record_batch([[row["item"] for row in rows], texts, [row["image"] for row in rows]], schema=ITEMS)
+
+
+def vectors(raw: Path) -> dict[str, tuple[list[str], np.ndarray]]:
+    """None: its modalities are what an encoder makes of pictures and texts."""
+    return {}
 
 
 def _item_truth(truth: tastes.Truth) -> pa.Table:

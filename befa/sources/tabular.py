@@ -1,0 +1,104 @@
+"""Reading delimited text as a stream: blocks of a file, never the whole of it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from befa.errors import DataError, nearest
+
+log = logging.getLogger(__name__)
+
+BLOCK = 16 << 20
+"""Bytes parsed at a time."""
+
+TIMES = (pyarrow.csv.ISO8601, "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%d %H:%M")
+"""Forms of a date or time: ISO's, and what spreadsheets make of them."""
+
+
+def read(
+    file: IO[bytes],
+    types: Mapping[str, pa.DataType],
+    *,
+    where: object,
+    delimiter: str = ",",
+    header: list[str] | None = None,
+    quoted: bool = True,
+    multiline: bool = False,
+    wrong_lines: float = 0.0,
+) -> Iterator[pa.RecordBatch]:
+    """The columns in `types` of a table of text, block by block.
+
+    `header` names the columns of a file that has no line of names; `quoted` says that values may stand in double quotes
+    and then hold delimiters; `multiline`, that they may then hold line ends too (half as fast to read). An empty value
+    is null. Lines of another number of fields are left out, with a warning, up to the share `wrong_lines` of all.
+    Raises DataError naming `where` for a table that cannot be read so, or that lacks a column.
+    """
+    wrong, first = 0, ""
+
+    def on_wrong_line(line: pyarrow.csv.InvalidRow) -> str:
+        nonlocal wrong, first
+        first = first or f"{line.actual_columns} fields for {line.expected_columns}: {line.text[:60]!r}"
+        wrong += 1
+        return "skip" if wrong_lines else "error"
+
+    convert = pyarrow.csv.ConvertOptions(
+        column_types=dict(types),
+        include_columns=list(types),
+        null_values=[""],
+        strings_can_be_null=True,
+        timestamp_parsers=list(TIMES),
+    )
+    parse = pyarrow.csv.ParseOptions(
+        delimiter=delimiter,
+        quote_char='"' if quoted else False,
+        newlines_in_values=multiline,
+        invalid_row_handler=on_wrong_line,
+    )
+    options = pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=header)
+    rows = 0
+    with _errors(where), pyarrow.csv.open_csv(file, options, parse, convert) as reader:
+        for batch in reader:
+            rows += len(batch)
+            yield batch
+    if wrong > wrong_lines * (rows + wrong):
+        what = f"{wrong:,} of {rows + wrong:,} lines are malformed (first: {first})"
+        raise DataError(what, where=where, mend="get the file again")
+    if wrong:
+        log.warning("%s: left out %d malformed lines (first: %s)", where, wrong, first)
+
+
+def columns(path_or_line: str, delimiter: str = ",") -> list[str]:
+    """The names in a line of names."""
+    return [name.strip().strip('"') for name in path_or_line.lstrip("\ufeff").rstrip("\r\n").split(delimiter)]
+
+
+def require(present: list[str], wanted: Mapping[str, Any] | list[str], where: object) -> None:
+    """Raises DataError for the first of the `wanted` columns that is not `present`."""
+    for name in wanted:
+        if name not in present:
+            raise DataError(f"no column {name!r}", where=where, mend=nearest(name, present))
+
+
+def seconds(column: pa.Array) -> pa.Array:
+    """Dates or times as seconds since 1970."""
+    return pc.cast(pc.cast(column, pa.timestamp("s")), pa.int64())
+
+
+@contextmanager
+def _errors(where: object) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"a table cannot be read ({reason})", where=where, mend="get the file again") from None
+
+
+def missing(path: Path, stage: str) -> DataError:
+    """The error for a raw file that is not there."""
+    return DataError("no such file", where=path, mend=f"run `dvc repro {stage}`")

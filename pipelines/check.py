@@ -1,0 +1,101 @@
+"""What is still missing to run a dataset, without running anything."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from befa import config
+from befa.cells import Cell
+from befa.encoders import ENCODERS
+from befa.errors import BefaError, ConfigError, DataError, lookup
+from befa.needs import Need
+from befa.paths import Layout
+from befa.sources import SOURCES
+from befa.sources.base import DatasetConfig
+
+ROOM = 2_000_000_000
+"""Bytes that features, checkpoints and DVC's cache of a small catalogue take."""
+
+
+def needs(dataset: str, layout: Layout) -> list[Need]:
+    """Everything that the stages of `dataset` need. Raises ConfigError for an unknown dataset."""
+    params = config.read_params(layout.params)
+    lookup(config.block(params, "datasets"), dataset, "dataset")
+    found = [*_parameters(params, dataset), *_raw(params, dataset, layout)]
+    for name in config.block(params, "axes.encoder"):
+        found += _weights(params, name)
+    free = shutil.disk_usage(layout.root.resolve()).free
+    found.append(Need(f"{free / 1e9:,.0f} GB free on the disk", free > ROOM, "make room, or move the project"))
+    return [*found, Need(_device(), True)]
+
+
+def _parameters(params: Mapping[str, Any], dataset: str) -> list[Need]:
+    """Its blocks of params.yaml, each read as its stage would."""
+    found = []
+    listed = dataset in config.block(params, "axes.dataset")
+    mend = f"add {dataset} to axes.dataset in params.yaml"
+    found.append(Need("its place in the graph (axes.dataset)", listed, mend))
+    encoder, model = config.block(params, "axes.encoder")[0], config.block(params, "axes.model")[0]
+    for what, read in (
+        ("its block of datasets", lambda: config.load(params, f"datasets.{dataset}", DatasetConfig)),
+        ("its blocks of features and training", lambda: Cell.from_params(params, dataset, encoder, model, "none")),
+    ):
+        try:
+            read()
+            found.append(Need(what, True))
+        except ConfigError as error:
+            found.append(Need(what, False, str(error)))
+    return found
+
+
+def _raw(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:
+    if layout.raw(dataset).exists():
+        return [Need(f"raw files in {layout.raw(dataset)}", True)]
+    try:
+        cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
+        source = lookup(SOURCES, cfg.kind, "kind of dataset")
+        return source.needs(config.load(params, f"datasets.{dataset}.source", source.Config), dataset)
+    except BefaError as error:
+        return [Need("its source", False, str(error))]
+
+
+def _weights(params: Mapping[str, Any], encoder: str) -> list[Need]:
+    try:
+        kind = lookup(ENCODERS, config.block(params, f"encoders.{encoder}.kind"), "kind of encoder")
+        cfg = config.load(params, f"encoders.{encoder}", kind.Config)
+    except ConfigError as error:
+        return [Need(f"encoder {encoder}", False, str(error))]
+    if cfg.weights == "trained":
+        return [Need(f"weights of encoder {encoder} (trained here)", True)]
+    path = Path(cfg.weights).expanduser()
+    if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
+        return [Need(f"weights of encoder {encoder} at {path}", path.is_file(), "place them there")]
+    return [Need(f"weights of encoder {encoder}: {cfg.weights} (fetched when they are needed)", True)]
+
+
+def _device() -> str:
+    import torch  # here: it takes seconds to load
+
+    if torch.cuda.is_available():
+        return f"device: {torch.cuda.get_device_name()}"
+    return f"device: CPU, {os.cpu_count()} cores (no GPU found)"
+
+
+def show(dataset: str, found: list[Need]) -> None:
+    """Prints what is there and what is not. Raises DataError if anything is missing."""
+    shown = Table(title=f"To run {dataset}", show_header=False)
+    shown.add_column()
+    shown.add_column(overflow="fold")
+    for need in found:
+        shown.add_row("[green]there[/]" if need.there else "[red]missing[/]", escape(need.what))
+    Console().print(shown)
+    missing = [need for need in found if not need.there]
+    if missing:
+        rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(f"{dataset} lacks {missing[0].what}{rest}", mend=missing[0].mend)
