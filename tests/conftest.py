@@ -52,7 +52,7 @@ def clip_folder(tmp_path_factory, catalogue, clip_config):
         except ImageError:
             return None
 
-    items = demo.items(catalogue, None).to_pylist()
+    items = [item for batch in demo.items(catalogue, None) for item in batch.to_pylist()]
     folder = tmp_path_factory.mktemp("encoder") / "clip"
     train_clip(
         [picture(item["image"]) for item in items], [item["text"] for item in items], clip_config, folder, seed=1

@@ -44,7 +44,7 @@ def encoder(clip_folder, clip_config):
 
 @pytest.fixture
 def items(catalogue):
-    return demo.items(catalogue, None)
+    return pa.Table.from_batches(demo.items(catalogue, None))
 
 
 def images(path, items, catalogue, encoder, **options):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,8 +21,25 @@ TIMES = (pyarrow.csv.ISO8601, "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d",
 """Forms of a date or time: ISO's, and what spreadsheets make of them."""
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """An open file of bytes: of the disk, inside an archive, or Arrow's own."""
+
+    def read(self, size: int = ...) -> bytes:
+        """The next bytes."""
+        ...
+
+    def readline(self) -> bytes:
+        """The next line."""
+        ...
+
+    def seek(self, position: int) -> int:
+        """Goes to a place counted from the beginning."""
+        ...
+
+
 def read(
-    file: IO[bytes],
+    file: Readable,
     types: Mapping[str, pa.DataType],
     *,
     where: object,

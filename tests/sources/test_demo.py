@@ -22,6 +22,10 @@ def all_bytes(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def rows(raw, text=None):
+    return [row for batch in demo.items(raw, text) for row in batch.to_pylist()]
+
+
 def test_the_same_configuration_gives_the_same_bytes_and_another_seed_others(catalogue, tmp_path):
     for name, seed in (("again", 1), ("other", 2)):
         (tmp_path / name).mkdir()
@@ -38,7 +42,7 @@ def test_a_handful_of_files_whatever_the_number_of_items(catalogue):
 
 def test_progress_counts_pictures(tmp_path):
     seen = []
-    demo.fetch(demo.DemoConfig(size="tiny"), tmp_path, progress=lambda done, total: seen.append((done, total)))
+    demo.fetch(demo.DemoConfig(size="tiny"), tmp_path, progress=lambda done, total, note: seen.append((done, total)))
     assert seen == [(done, 40) for done in range(1, 41)]
 
 
@@ -47,21 +51,21 @@ def test_events_and_items_have_the_columns_of_every_source(catalogue):
     assert all(batch.schema.equals(EVENTS, check_metadata=True) for batch in batches)
     times = pa.Table.from_batches(batches)["time"].to_numpy()
     assert (np.diff(times) >= 0).all()
-    assert demo.items(catalogue, None).schema == ITEMS
+    assert [batch.schema for batch in demo.items(catalogue, None)] == [ITEMS]
     with pytest.raises(DataError, match="download"):
         list(demo.events(catalogue / "nowhere"))
 
 
 def test_a_text_template_is_over_the_sources_own_columns(catalogue):
-    plain, framed = demo.items(catalogue, None), demo.items(catalogue, "No. {item}: {title}")
-    assert framed["text"][0].as_py() == f"No. {plain['item'][0]}: {plain['text'][0]}"
+    plain, framed = rows(catalogue), rows(catalogue, "No. {item}: {title}")
+    assert framed[0]["text"] == f"No. {plain[0]['item']}: {plain[0]['text']}"
 
 
 def oddities(catalogue):
     """Item ids by what is odd about them."""
     odd = {}
     files = ImageFiles(catalogue)
-    for item in demo.items(catalogue, None).to_pylist():
+    for item in rows(catalogue):
         if item["text"] is None:
             odd.setdefault("empty title", []).append(item["item"])
         elif len(item["text"].split()) > 77:
@@ -82,7 +86,7 @@ def oddities(catalogue):
 
 def test_what_is_odd_survives_the_five_core(catalogue):
     config = DatasetConfig(kind="demo", source=None, core=5)
-    kept = interactions.filter_events(demo.events(catalogue), demo.items(catalogue, None), config)
+    kept = interactions.filter_events(demo.events(catalogue), lambda: demo.items(catalogue, None), config)
     odd = oddities(catalogue)
     assert {"empty title", "long title", "no reference", "no picture", "truncated"} <= set(odd)
     left = set(kept.items["item"].to_pylist())
@@ -134,7 +138,7 @@ def test_users_choose_by_what_items_are_and_by_what_no_content_shows():
 
 def test_titles_name_the_attributes(catalogue):
     truth = pq.read_table(catalogue / "truth.parquet").to_pylist()
-    texts = {item["item"]: item["text"] for item in demo.items(catalogue, None).to_pylist()}
+    texts = {item["item"]: item["text"] for item in rows(catalogue)}
     from befa.sources.demo.wording import CHINESE, COLOUR_WORDS, NOUNS, PATTERN_WORDS
 
     words = {"category": NOUNS, "colour": COLOUR_WORDS, "pattern": PATTERN_WORDS}

@@ -7,7 +7,7 @@ An article_id is a string of ten digits with a leading zero. Terms: non-commerci
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -99,7 +99,7 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
         yield from transactions(file, raw / ARCHIVE)
 
 
-def transactions(file: IO[bytes], where: Path) -> Iterator[pa.RecordBatch]:
+def transactions(file: tabular.Readable, where: Path) -> Iterator[pa.RecordBatch]:
     """The same, of an open `transactions_train.csv`."""
     types = {"t_dat": pa.date32(), "customer_id": pa.string(), "article_id": pa.string()}
     for batch in tabular.read(file, types, where=where):

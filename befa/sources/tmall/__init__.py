@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from befa.errors import DataError
 from befa.needs import Need
 from befa.sources import tabular
 from befa.sources.base import ACTION, EVENTS, ITEMS, Progress, render
+from befa.sources.tabular import Readable
 
 PAGE = "tianchi.aliyun.com/dataset/140281"
 PRODUCT, LOG = "tianchi_2014001_rec_tmall_product", "tianchi_2014002_rec_tmall_log"
@@ -116,7 +117,7 @@ def _log(path: Path) -> Iterator[pa.RecordBatch]:
         yield from log_events(file, path)
 
 
-def log_events(file: IO[bytes], where: Path) -> Iterator[pa.RecordBatch]:
+def log_events(file: Readable, where: Path) -> Iterator[pa.RecordBatch]:
     """The same, of one open log file of either form."""
     types = {"item_id": pa.string(), "user_id": pa.string(), "action": pa.string(), "vtime": pa.timestamp("s")}
     full = SEPARATOR in _first_line(file).decode("latin-1")
@@ -173,9 +174,9 @@ def _products(path: Path) -> Iterator[dict[str, str]]:
             lines.detach()
 
 
-def _first_line(file: IO[bytes]) -> bytes:
+def _first_line(file: Readable) -> bytes:
     """The first line; the file is at its beginning again."""
-    line = file.readline() if hasattr(file, "readline") else file.read(1 << 16)
+    line = file.readline()
     file.seek(0)
     return line
 
@@ -188,7 +189,7 @@ def _files(raw: Path, name: str) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _opened(path: Path) -> Iterator[Readable]:
     """The file, or the one member of a zip archive, read without unpacking it to the disk."""
     if path.suffix != ".zip":
         with path.open("rb") as file:

@@ -1,0 +1,187 @@
+"""A catalogue described by parameters alone: every form of table, time, picture and vector that it may have."""
+
+import zipfile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from befa import config, feature_store
+from befa.errors import BefaError, ConfigError, DataError, FeatureError
+from befa.feature_store import FeatureStore
+from befa.images import ImageFiles
+from befa.sources import catalogue
+
+SALES = 'customer,sku,date,kind\n"00,7",0012,2024-03-01,buy\n00b,0013,2024-03-02,view\n'
+PRODUCTS = 'sku,name,about,photo,link\n0012,"Cup, blue","Of\nclay",cups/b.jpg,https://shop.example/b.jpg\n0013,Cup,,,\n'
+INTERACTIONS = {"file": "sales.csv", "user": "customer", "item": "sku", "time": "date", "action": "kind"}
+ITEMS = {"file": "products.csv", "item": "sku"}
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """The folder of a small catalogue."""
+    folder = tmp_path / "shop"
+    (folder / "cups").mkdir(parents=True)
+    (folder / "sales.csv").write_text(SALES)
+    (folder / "products.csv").write_text(PRODUCTS)
+    (folder / "cups/b.jpg").write_bytes(b"blue")
+    (folder / "cups/0013.jpg").write_bytes(b"plain")
+    np.save(folder / "audio.npy", np.arange(6, dtype=np.float64).reshape(3, 2))
+    (folder / "audio.txt").write_text("0013\n0012\nother\n")
+    return folder
+
+
+def fetched(shop, **source):
+    """Raw folder, as the stage would have it."""
+    raw = shop.parent / "raw"
+    raw.mkdir(exist_ok=True)
+    block = {"folder": str(shop), "interactions": INTERACTIONS, "items": ITEMS, **source}
+    cfg = config.load({"source": block}, "source", catalogue.Config)
+    names = catalogue.fetch(cfg, raw, dataset="shop", progress=lambda *_: None)
+    assert sorted(names) == sorted(path.name for path in raw.iterdir())
+    return raw
+
+
+def rows(batches):
+    return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
+
+
+def test_tables_keep_leading_zeros_commas_and_line_ends(shop):
+    raw = fetched(shop)
+    assert rows(catalogue.events(raw)) == [("00,7", "0012", 1709251200, "buy"), ("00b", "0013", 1709337600, "view")]
+    assert rows(catalogue.items(raw, "{name}. {about}")) == [
+        ("0012", "Cup, blue. Of clay", None),
+        ("0013", "Cup.", None),
+    ]
+    assert rows(catalogue.items(raw, None)) == [("0012", None, None), ("0013", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("images", "first", "second"),
+    [
+        ({"pattern": "cups/{sku}.jpg"}, None, b"plain"),
+        ({"column": "photo"}, b"blue", None),
+    ],
+)
+def test_pictures_by_pattern_and_by_column_are_packed(shop, images, first, second):
+    raw = fetched(shop, images=images)
+    files = ImageFiles(raw)
+    found = [None if image is None else files.read(image) for _, _, image in rows(catalogue.items(raw, None))]
+    assert found == [first, second]
+
+
+def test_pictures_on_the_web_stay_addresses(shop):
+    raw = fetched(shop, images={"url": "link"})
+    assert [row[2] for row in rows(catalogue.items(raw, None))] == ["https://shop.example/b.jpg", None]
+    assert not (raw / "images.zip").exists()
+
+
+def test_a_picture_outside_the_folder_is_not_taken(shop):
+    (shop.parent / "secret.jpg").write_bytes(b"secret")
+    (shop / "products.csv").write_text(
+        PRODUCTS.replace("cups/b.jpg", "../secret.jpg").replace("0013,Cup,,,", "0013,Cup,,cups/b.jpg,")
+    )
+    raw = fetched(shop, images={"column": "photo"})
+    with zipfile.ZipFile(raw / "images.zip") as archive:
+        assert archive.namelist() == ["cups/b.jpg"]
+
+
+def test_the_same_catalogue_gives_the_same_bytes(shop):
+    raw = fetched(shop, images={"column": "photo"})
+    first = {path.name: path.read_bytes() for path in raw.iterdir()}
+    (shop / "cups/b.jpg").touch()
+    again = fetched(shop, images={"column": "photo"})
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == first
+    assert str(shop).encode() not in b"".join(first.values())
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [
+        (pa.array([1709251200, 1709337600]), "s"),
+        (pa.array([1709251200000, 1709337600001]), "ms"),
+        (pa.array([1709251200, 1709337600], pa.timestamp("s")), "s"),
+        (pa.array([1709251200000, 1709337600999], pa.timestamp("ms", "UTC")), "s"),
+        (pa.array(["2024-03-01", "2024-03-02"]), "s"),
+        (pa.array([19783, 19784], pa.int32()).cast(pa.date32()), "s"),
+    ],
+)
+@pytest.mark.parametrize("form", ["parquet", "csv", "tsv"])
+def test_times_of_every_type(shop, column, unit, form):
+    table = pa.table({"customer": [7, 8], "sku": ["0012", "0013"], "date": column})
+    if form == "parquet":
+        pq.write_table(table, shop / "sales.parquet")
+    else:
+        text = table.set_column(2, "date", column.cast(pa.string())).to_pylist()
+        mark = "\t" if form == "tsv" else ","
+        lines = [mark.join(table.column_names), *(mark.join(map(str, row.values())) for row in text)]
+        if "Z" in lines[1]:
+            lines = [line.replace("Z", "").split(".")[0] for line in lines]
+        (shop / f"sales.{form}").write_text("\n".join(lines) + "\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "file": f"sales.{form}", "action": None, "unit": unit})
+    assert rows(catalogue.events(raw)) == [("7", "0012", 1709251200), ("8", "0013", 1709337600)]
+
+
+def test_without_times_rows_are_in_their_order(shop):
+    raw = fetched(shop, interactions={**INTERACTIONS, "time": None, "action": None})
+    assert [row[2] for row in rows(catalogue.events(raw))] == [0, 1]
+
+
+def test_a_catalogue_of_interactions_alone_has_no_items(shop):
+    assert rows(catalogue.items(fetched(shop, items=None), None)) == []
+
+
+def test_vectors_become_a_store_of_their_modality(shop, tmp_path):
+    raw = fetched(shop, features={"audio": {"vectors": "audio.npy", "ids": "audio.txt"}})
+    ids, values = catalogue.vectors(raw)["audio"]
+    items = pa.chunked_array([["0013", "0012", "0014"]])
+    path = tmp_path / "audio.parquet"
+    coverage = feature_store.write_given(path, items, ids, values, dataset="shop", modality="audio")
+    assert coverage == {"items": 3, "ok": 2, "missing": 1, "corrupt": 0, "dimension": 2}
+    store = FeatureStore.open(path, dataset="shop", encoder="given", modality="audio")
+    found, present = store.aligned(["0012", "0013"], max_missing=0.0)
+    assert (found.tolist(), present.tolist()) == ([[2, 3], [0, 1]], [True, True])
+    with pytest.raises(FeatureError, match=r"33\.3% of items have no vector.*run dvc repro media@shop"):
+        store.aligned(["0012", "0013", "0014"], max_missing=0.1)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"interactions": {**INTERACTIONS, "user": "costumer"}}, "no column 'costumer' in .*did you mean 'customer'"),
+        ({"interactions": {**INTERACTIONS, "file": "none.csv"}}, "no such file in none.csv in .*place it there"),
+        ({"interactions": {**INTERACTIONS, "file": "sales.xlsx"}}, "'sales.xlsx' is no table that can be read"),
+        ({"interactions": {**INTERACTIONS, "time": "kind"}}, "a table cannot be read|times"),
+        ({"items": {**ITEMS, "item": "id"}, "images": {"column": "photo"}}, "no column 'id'"),
+        ({"images": {"pattern": "photos/{sku}.jpg"}}, "not one of 2 pictures is there"),
+        ({"images": {"pattern": "photos/{nr}.jpg"}}, "no column 'nr'"),
+        ({"images": {"pattern": "{sku}", "url": "link"}}, "images need one of pattern, column and url"),
+        ({"images": {"column": "photo"}, "items": None}, "images need an items file"),
+        ({"features": {"audio": {"vectors": "audio.npy", "ids": "products.csv"}}}, "4 ids for an array of shape"),
+        ({"features": {"audio": {"vectors": "sales.csv", "ids": "audio.txt"}}}, "not an array of numbers"),
+        ({"interaction": {}}, "did you mean 'interactions'"),
+    ],
+)
+def test_a_wrong_description_is_one_clear_error(shop, source, says):
+    with pytest.raises(BefaError, match=says):
+        list(catalogue.events(fetched(shop, **source)))
+
+
+def test_ids_that_became_floats_are_refused(shop):
+    pq.write_table(pa.table({"customer": [7.0, None], "sku": ["1", "2"]}), shop / "sales.parquet")
+    raw = fetched(shop, interactions={"file": "sales.parquet", "user": "customer", "item": "sku"})
+    with pytest.raises(DataError, match="column 'customer' holds ids as double"):
+        list(catalogue.events(raw))
+
+
+def test_objects_in_an_array_are_not_loaded(shop):
+    np.save(shop / "audio.npy", np.array([["a", None]] * 3, dtype=object))
+    with pytest.raises(DataError, match="not an array of numbers"):
+        fetched(shop, features={"audio": {"vectors": "audio.npy", "ids": "audio.txt"}})
+
+
+def test_a_template_over_absent_columns_is_an_error(shop):
+    with pytest.raises(ConfigError, match="no column 'title' for the text template"):
+        list(catalogue.items(fetched(shop), "{title}"))
