@@ -4,6 +4,7 @@ Rows become three numbers as they are read, and are held on disk beyond a number
 and items, not with the length of the log.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -20,6 +21,8 @@ from befa.ids import Ids
 from befa.pairs import Columns, Spool, k_core, partition, unique_pieces
 from befa.parallel import ordered
 from befa.sources.base import ACTION, EVENTS, ITEMS, DatasetConfig
+
+log = logging.getLogger(__name__)
 
 ROWS_IN_MEMORY = 1 << 25
 """Rows held in memory (16 bytes each, a few times over while they are sorted); more are held on disk."""
@@ -61,17 +64,17 @@ def filter_events(
     Raises DataError when ids are not strings, when an item that is kept has more than one row in the item table, when
     an action is not in the log, or when fewer than `config.floor` users or items are left.
     """
-    log = _read(events, config, rows_in_memory, folder, progress)
-    steps: dict[str, Any] = {"read": log.read}
-    rank_U, users = log.users.ranks()
-    rank_I, item_ids = log.items.ranks()
+    read = _read(events, config, rows_in_memory, folder, progress)
+    steps: dict[str, Any] = {"read": read.counts}
+    rank_U, users = read.users.ranks()
+    rank_I, item_ids = read.items.ranks()
     keep_I = None
     if config.require:
         keep_I = _available(items(), config.require, item_ids)
 
     before = np.iinfo(np.int64).max
     if config.window.first_days is not None:
-        before = (log.first // DAY + config.window.first_days) * DAY
+        before = (read.first // DAY + config.window.first_days) * DAY
     seen_U, seen_I, kept_U = (np.zeros(n, bool) for n in (len(users), len(item_ids), len(users)))
     in_window, ranked = 0, Spool(rows_in_memory, folder)
 
@@ -80,7 +83,7 @@ def filter_events(
         columns = (rank_U[user_E], rank_I[item_E], time_E)
         return columns if (time_E < before).all() else tuple(column[time_E < before] for column in columns)
 
-    for user_E, item_E, time_E in ordered(by_rank, log.rows.chunks(forget=True)):
+    for user_E, item_E, time_E in ordered(by_rank, read.rows.chunks(forget=True)):
         in_window += len(user_E)
         seen_U[user_E] = seen_I[item_E] = True
         if keep_I is not None:
@@ -123,7 +126,7 @@ class _Log:
     items: Ids
     first: int
     """Earliest time."""
-    read: dict[str, Any]
+    counts: dict[str, Any]
 
 
 def _read(
@@ -161,10 +164,13 @@ def _read(
     counts: dict[str, Any] = {"interactions": read}
     if actions:
         counts["actions"] = dict(sorted(actions.items()))
-    for action in config.actions or ():
-        if read and action not in actions:
-            mend = nearest(action, sorted(actions)) if actions else "this source has no actions: set it to null"
-            raise DataError(f"no event has the action {action!r}", where="`actions` of params.yaml", mend=mend)
+    unseen = [action for action in config.actions or () if action not in actions]
+    if unseen and read:
+        mend = nearest(unseen[0], sorted(actions)) if actions else "this source has no actions: set it to null"
+        what = f"no event has the action {unseen[0]!r}"
+        if len(unseen) == len(config.actions):
+            raise DataError(what, where="`actions` of params.yaml", mend=mend)
+        log.warning("%s; %s", what, mend)
     return _Log(rows, users, items, first, counts)
 
 

@@ -178,13 +178,15 @@ def acted(rows):
     ]
 
 
-def test_actions_are_chosen_and_counted():
+def test_actions_are_chosen_and_counted(caplog):
     rows = [("a", "010", 1, "click"), ("a", "009", 2, "buy"), ("b", "009", 3, "buy"), ("b", "100", 4, None)]
     result = filter_events(acted(rows), CATALOGUE, config(actions=("buy",)))
     assert result.stats["read"] == {"interactions": 4, "actions": {"None": 1, "buy": 2, "click": 1}}
     assert result.stats["window"] == {"users": 2, "items": 1, "interactions": 2}
     with pytest.raises(DataError, match=r"no event has the action 'by'.*did you mean 'buy'"):
         filter_events(acted(rows), CATALOGUE, config(actions=("by",)))
+    filter_events(acted(rows), CATALOGUE, config(actions=("buy", "clic")))
+    assert "no event has the action 'clic'; did you mean 'click'" in caplog.text
     with pytest.raises(DataError, match="this source has no actions"):
         filter_events(events([("a", "010", 1), ("b", "009", 2)]), CATALOGUE, config(actions=("buy",)))
 

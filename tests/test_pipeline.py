@@ -66,8 +66,8 @@ def project(tmp_path_factory):
     edit(at, "    epochs: 1000\n    batch_size: 512", "    epochs: 3\n    batch_size: 512")
     edit(at, "max_missing: 0.05", "max_missing: 0.2")
     ran = repro(at, "train_befa@demo")
-    # download, filter, split, encoder, two modalities, 8 cells trained and evaluated, the roll-up
-    assert len(ran) == 6 + 2 * 8 + 1
+    # download, filter, media, split, encoder, two modalities, 8 cells trained and evaluated, the roll-up
+    assert len(ran) == 7 + 2 * 8 + 1
     return at
 
 
@@ -130,7 +130,7 @@ def test_a_new_split_encodes_nothing_again(project):
         (["train", "demo", "clip_small", "bm33", "none"], "unknown model 'bm33'; did you mean 'bm3'?"),
         (["train", "demo", "clip_small", "bm3", "beffa"], "unknown adapter 'beffa'; did you mean 'befa'?"),
         (["encode_images", "demo", "clip"], "unknown encoder 'clip'; did you mean 'clip_small'?"),
-        (["download", "hm"], "set datasets.hm.source to a local copy of Kaggle's"),
+        (["download", "hm"], "no credentials for Kaggle"),
         (["filter", "hm"], "run `dvc repro download@hm`"),
         (["run", "train_befa@dmo"], "no stage 'train_befa@dmo' in dvc.yaml; did you mean 'train_befa@demo'?"),
     ],
