@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def filter_events(
     if config.require:
         keep_I = _available(items(), config.require, item_ids)
 
-    before = np.iinfo(np.int64).max
+    before = None
     if config.window.first_days is not None:
         before = (read.first // DAY + config.window.first_days) * DAY
     seen_U, seen_I, kept_U = (np.zeros(n, bool) for n in (len(users), len(item_ids), len(users)))
@@ -81,7 +82,7 @@ def filter_events(
     def by_rank(columns: Columns) -> Columns:
         user_E, item_E, time_E = columns
         columns = (rank_U[user_E], rank_I[item_E], time_E)
-        return columns if (time_E < before).all() else tuple(column[time_E < before] for column in columns)
+        return columns if before is None else tuple(column[time_E < before] for column in columns)
 
     for user_E, item_E, time_E in ordered(by_rank, read.rows.chunks(forget=True)):
         in_window += len(user_E)
@@ -241,11 +242,13 @@ def _placed(
 def _dense(pieces: list[Spool], alive_U: Bool[np.ndarray, " U"], alive_I: Bool[np.ndarray, " I"]) -> pa.Table:
     """The pairs of those alive, by dense ids; pieces are sorted, and so is the table."""
     index_U, index_I = (np.cumsum(alive, dtype=np.int32) - np.int32(1) for alive in (alive_U, alive_I))
-    parts: list[Columns] = []
-    for piece in pieces:
-        for user_E, item_E, time_E in piece.chunks(forget=True):
-            kept = alive_U[user_E] & alive_I[item_E]
-            parts.append((index_U[user_E[kept]], index_I[item_E[kept]], time_E[kept]))
+
+    def dense(columns: Columns) -> Columns:
+        user_E, item_E, time_E = columns
+        kept = alive_U[user_E] & alive_I[item_E]
+        return index_U[user_E[kept]], index_I[item_E[kept]], time_E[kept]
+
+    parts = list(ordered(dense, chain.from_iterable(piece.chunks(forget=True) for piece in pieces)))
     names = ("user_index", "item_index", "time")
     columns = zip(names, zip(*parts, strict=True), strict=True)
     return pa.table({name: pa.chunked_array(map(pa.array, column)) for name, column in columns})

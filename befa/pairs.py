@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
+from scipy import sparse
 
 from befa.parallel import ordered
 
@@ -64,7 +64,7 @@ def partition(rows: Spool, users: int, pieces: int, *, rows_in_memory: int, fold
         return [rows]
     count_U = np.zeros(users, np.int64)
     for user_E, _, _ in rows.chunks():
-        count_U += np.bincount(user_E, minlength=users)
+        np.add.at(count_U, user_E, 1)  # not bincount: a chunk is far shorter than the list of users
     # The piece of a user: which share of all rows lies before the user's.
     before_U = np.cumsum(count_U) - count_U
     piece_U = (before_U * pieces // max(1, rows.rows)).astype(np.uint16)
@@ -78,8 +78,7 @@ def partition(rows: Spool, users: int, pieces: int, *, rows_in_memory: int, fold
     for ends, columns in ordered(by_piece, rows.chunks(forget=True)):
         for piece, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
             if end > start:
-                # A copy: a slice would keep the whole chunk in memory.
-                divided[piece].append(*(column[start:end].copy() for column in columns))
+                divided[piece].append(*(column[start:end] for column in columns))
     return divided
 
 
@@ -100,11 +99,31 @@ def unique_pieces(pieces: list[Spool], items: int, *, rows_in_memory: int, folde
 def unique(columns: Columns, items: int) -> Columns:
     """Each (user, item) once, with its earliest time; sorted by user, then item."""
     user_E, item_E, time_E = columns
-    frame = pl.DataFrame({"pair": user_E.astype(np.int64) * items + item_E, "time": time_E}).sort("pair", "time")
-    frame = frame.filter(pl.col("pair").ne_missing(pl.col("pair").shift()))
-    pair_E = frame["pair"]
-    user_E, item_E = ((pair_E // items).cast(pl.Int32), (pair_E % items).cast(pl.Int32))
-    return user_E.to_numpy(), item_E.to_numpy(), frame["time"].to_numpy()
+    if not len(user_E):
+        return columns
+    first = user_E.min()
+    order, end_I, time_E = _sorted(item_E, time_E, items)
+    user_E, item_E = user_E[order] - first, np.repeat(np.arange(items, dtype=np.int32), np.diff(end_I))
+    order, end_U, time_E = _sorted(user_E, time_E, int(user_E.max()) + 1)
+    user_E = np.repeat(np.arange(len(end_U) - 1, dtype=np.int32), np.diff(end_U)) + first
+    item_E = item_E[order]
+    begins_E = np.ones(len(user_E), bool)
+    begins_E[1:] = (user_E[1:] != user_E[:-1]) | (item_E[1:] != item_E[:-1])
+    starts = np.flatnonzero(begins_E)
+    return user_E[starts], item_E[starts], np.minimum.reduceat(time_E, starts)
+
+
+def _sorted(
+    key_E: Int[np.ndarray, " E"], time_E: Int[np.ndarray, " E"], keys: int
+) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " ends"], Int[np.ndarray, " E"]]:
+    """The stable order of rows by key, where each key's rows end, and the times in that order.
+
+    Changing a sparse matrix of one entry a row from rows to columns is a sort by counting: linear, and outside Python's
+    lock, so that two of them run at a time (half of the time of Polars' sort).
+    """
+    shape, ends = (len(key_E), keys), np.arange(len(key_E) + 1, dtype=np.int32)
+    columns = sparse.csr_array((time_E, key_E, ends), shape=shape).tocsc()
+    return columns.indices, columns.indptr, columns.data
 
 
 def k_core(

@@ -12,14 +12,14 @@ THREADS = 2
 
 
 def ordered(function: Callable[[A], B], inputs: Iterable[A], threads: int = THREADS) -> Iterator[B]:
-    """`function` of every input, in the order of the inputs; at most one more is in memory than there are threads."""
+    """`function` of every input, in the order of the inputs; at most two more are in memory than there are threads."""
     waiting: list[Future[B]] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
             for value in inputs:
                 waiting.append(pool.submit(function, value))
                 del value  # the pool's to keep, and to free
-                if len(waiting) > threads:
+                if len(waiting) > threads + 1:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
