@@ -175,7 +175,7 @@ def _copy(mirror: Path, target: Path, known: KnownFile, report: Progress, policy
     size = source.stat().st_size
     if known.bytes is not None and size != known.bytes:
         raise _not_the_file(target.name, f"has {size:,} bytes, expected {known.bytes:,}", source)
-    _make_room(target.parent, size, policy)
+    make_room(target.parent, size, policy)
     _clear(target)
     try:
         with whole(target) as part:
@@ -301,7 +301,7 @@ class _Download:
             self.part.discard()
             raise _not_the_file(self.target.name, f"has {total:,} bytes, expected {self.known.bytes:,}", self.shown)
         if self.part.total is not None:
-            _make_room(self.target.parent, self.part.total - self.part.size, self.policy)
+            make_room(self.target.parent, self.part.total - self.part.size, self.policy)
 
     def _refusal(self, status: int) -> DataError:
         if status in (404, 410):
@@ -496,7 +496,8 @@ def _address(mirror: str, name: str) -> httpx.URL:
     return base.copy_with(raw_path=path.rstrip(b"/") + b"/" + quote(name, safe="").encode() + mark + query)
 
 
-def _make_room(into: Path, needed: int, policy: Policy) -> None:
+def make_room(into: Path, needed: int, policy: Policy) -> None:
+    """Raises DataError when the disk of the folder `into` has not `needed` bytes, and the reserve, free."""
     free = shutil.disk_usage(into).free
     if needed + policy.reserve_bytes > free:
         raise DataError(

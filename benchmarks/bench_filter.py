@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 CUSTOMERS, ARTICLES, DAYS = 1_362_281, 104_547, 734
-CORE = 10
+CORE, LOG_CORE = 10, 3
 ROWS_IN_MEMORY = 1 << 22
 """Of the second part: fewer than the filter's own, so that the shortest log is already longer than it."""
 
@@ -65,8 +65,8 @@ def generate_tmall(path: Path, rows: int) -> None:
     import pyarrow.csv
 
     rng = np.random.default_rng(2)
-    users = pa.array([f"u{n}" for n in range(1_000_000)])
-    items = pa.array([str(n) for n in range(500_000)])
+    users = pa.array([f"u{n}" for n in range(200_000)])
+    items = pa.array([str(n) for n in range(100_000)])
     of_users, of_items = _shares(len(users), 1.4, rng), _shares(len(items), 1.8, rng)
     actions = pa.array(["click", "collect", "cart", "alipay"])
     with path.open("wb") as file:
@@ -134,7 +134,7 @@ def log_by_befa(path: Path, actions: tuple[str, ...] | None = ("alipay", "collec
     from befa.sources import tmall
     from befa.sources.base import DatasetConfig
 
-    config = DatasetConfig(kind="tmall", source=None, core=CORE, actions=actions)
+    config = DatasetConfig(kind="tmall", source=None, core=LOG_CORE, actions=actions)
     start = time.perf_counter()
     with path.open("rb") as file:
         stats = filter_events(

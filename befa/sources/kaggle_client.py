@@ -13,9 +13,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, Literal
 
 from befa.errors import ConfigError, DataError
@@ -50,13 +51,15 @@ def download(
     into: Path,
     name: str,
     *,
+    bytes_expected: int | None = None,
+    progress: Callable[[int, int | None, str], None] | None = None,
     run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run,
 ) -> Path:
     """The archive of a dataset (`owner/name`) or of a competition, at `into / name`. Returns that path.
 
     Until it is whole it lies in the folder `name.kaggle`, where the client resumes it the next time. Raises ConfigError
     for what is no slug, and DataError when the client is not installed, finds no credentials, or fails. A file that is
-    there already is replaced.
+    there already is replaced. `progress` is told the bytes that have come, out of `bytes_expected`.
     """
     _check(kind, slug)
     if importlib.util.find_spec("kaggle") is None:
@@ -75,16 +78,17 @@ def download(
     # In either of these variables, the client would print its requests with the key in their headers.
     environment = {key: value for key, value in os.environ.items() if key not in ("VERBOSE", "VERBOSE_OUTPUT")}
     before = _secrets()
-    done = run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    with _watched(folder, bytes_expected, progress):
+        done = run(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
     stem = slug.split("/")[1] if kind == "dataset" else slug
     came = sorted(path for path in folder.iterdir() if path.stem == stem)
     if done.returncode != 0 or len(came) != 1:
@@ -97,6 +101,31 @@ def download(
     folder.rmdir()
     return into / name
 
+
+@contextmanager
+def _watched(
+    folder: Path, expected: int | None, progress: Callable[[int, int | None, str], None] | None
+) -> Iterator[None]:
+    """Tells `progress` of the folder's growth: the client's own bar is on an output that may hold secrets."""
+    if progress is None:
+        yield
+        return
+    ended = Event()
+
+    def watch() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            progress(sum(path.stat().st_size for path in folder.iterdir()), expected, "")
+
+    thread = Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+SECONDS_BETWEEN_LOOKS = 0.5
 
 WHERE_TO_PUT_THEM = (
     f"make an API token at {SETTINGS} and put it into the environment variable KAGGLE_API_TOKEN or the file "

@@ -23,6 +23,8 @@ from befa.sources.base import EVENTS, ITEMS, Progress, render
 
 ARCHIVE = "archive.zip"
 DEFAULT_TEXT = "{prod_name}, {product_type_name}, {colour_group_name}. {detail_desc}"
+COMPETITION_BYTES = 34_000_000_000
+"""About what the competition's archive takes."""
 IMAGE_FOLDERS = ("images_128_128", "images")
 
 
@@ -59,11 +61,15 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
     Raises DataError when the archive is absent, truncated, unsafe, or not H&M's.
     """
     mirror, name = downloads.mirrors(config.mirror, dataset), _name(config)
+    into.mkdir(parents=True, exist_ok=True)
     if mirror is not None:
         downloads.fetch(name, mirror, into, config.file, progress=progress)
     elif not (into / name).exists():
         competition = "/" not in config.archive
-        kaggle_client.download("competition" if competition else "dataset", config.archive, into, name)
+        expected = config.file.bytes or (COMPETITION_BYTES if competition else None)
+        downloads.make_room(into, expected or 0, downloads.PATIENT)
+        kind = "competition" if competition else "dataset"
+        kaggle_client.download(kind, config.archive, into, name, bytes_expected=expected, progress=progress)
     try:
         _check(into / name, progress)
     except DataError:
