@@ -11,7 +11,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 .PHONY: demo test environment lint lock bench clean
 
 demo: environment ## the whole pipeline on the generated catalogue
-	dvc repro train_befa@demo
+	dvc repro table_1@demo train_befa@demo
 	@echo "All metrics: data/reports/demo/befa.md (to print the table again: $(BIN)/python -m pipelines show demo)"
 
 test: environment ## the whole suite, with the style and import rules

@@ -109,7 +109,7 @@ def test_any_stage_run_again_gives_the_same_bytes(project):
     cells = [f"evaluate@demo-clip_small-{model}-befa" for model in MODELS]
     stages = repro(project, "--force", "--no-run-cache", *cells)
     # everything up to the features, and the larger half of the cells
-    assert len(stages) == 6 + 2 * len(MODELS)
+    assert len(stages) == 7 + 2 * len(MODELS)
     assert bytes_of(project) == before
 
 
@@ -131,7 +131,7 @@ def test_a_new_split_encodes_nothing_again(project):
         (["train", "demo", "clip_small", "bm3", "beffa"], "unknown adapter 'beffa'; did you mean 'befa'?"),
         (["encode_images", "demo", "clip"], "unknown encoder 'clip'; did you mean 'clip_small'?"),
         (["download", "hm"], "no credentials for Kaggle"),
-        (["filter", "hm"], "run `dvc repro download@hm`"),
+        (["filter", "hm"], "no archive in data/raw/hm/archive.zip; run its download stage (`dvc repro`)"),
         (["run", "train_befa@dmo"], "no stage 'train_befa@dmo' in dvc.yaml; did you mean 'train_befa@demo'?"),
     ],
 )
@@ -201,5 +201,5 @@ def test_a_flow_brings_the_target_up_to_date(project):
     (project / "data/reports/demo/befa.md").unlink()
     ran = command(project, sys.executable, "-m", "pipelines", "run", "train_befa@demo")
     assert ran.returncode == 0, ran.stderr
-    assert "1 of 23 stages" in ran.stdout + ran.stderr
+    assert "1 of 24 stages" in ran.stdout + ran.stderr
     assert (project / "data/reports/demo/befa.md").exists()
