@@ -34,6 +34,8 @@ class Source(Protocol):
 
     Config: Any
     """Type of the dataset's `source` parameter."""
+    UNIT: str
+    """What a fetch reports its progress in: bytes, pictures."""
 
     def needs(self, config: Any, dataset: str) -> list[Need]:
         """What a fetch needs (credentials, files placed by hand); nothing is asked over the network."""

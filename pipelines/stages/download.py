@@ -24,7 +24,7 @@ def run(dataset: str, layout: Layout) -> None:
     raw = layout.raw(dataset)
     partial = raw.with_name(raw.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    with progress(f"download {dataset}", unit=getattr(source, "UNIT", "bytes")) as report:
+    with progress(f"download {dataset}", unit=source.UNIT) as report:
         names = source.fetch(cfg, partial, dataset=dataset, progress=report)
     for path in partial.iterdir():
         if path.name not in names:  # of another try, with other parameters

@@ -91,6 +91,7 @@ class CatalogueConfig:
 
 
 Config = CatalogueConfig
+UNIT = "pictures"
 
 
 def needs(config: CatalogueConfig, dataset: str) -> list[Need]:

@@ -42,6 +42,7 @@ class DemoConfig:
 
 
 Config = DemoConfig
+UNIT = "pictures"
 
 
 FILES = ["images.zip", "interactions.parquet", "items.parquet", "masks.zip", "truth.parquet", "user_truth.parquet"]

@@ -43,6 +43,7 @@ class HmConfig:
 
 
 Config = HmConfig
+UNIT = "bytes"
 
 
 def needs(config: HmConfig, dataset: str) -> list[Need]:

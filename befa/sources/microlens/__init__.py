@@ -47,6 +47,7 @@ class MicrolensConfig:
 
 
 Config = MicrolensConfig
+UNIT = "bytes"
 
 
 def needs(config: MicrolensConfig, dataset: str) -> list[Need]:

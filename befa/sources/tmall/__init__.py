@@ -53,6 +53,7 @@ class TmallConfig:
 
 
 Config = TmallConfig
+UNIT = "bytes"
 
 
 def names(config: TmallConfig) -> list[str]:
