@@ -3,12 +3,14 @@
 A vector's identity is the hash of its content, the encoder, the preprocessing, the normalisation and the precision. A
 re-run copies the rows whose identity is known and encodes the others, equal contents once. Batches have a fixed shape
 (the last is padded), so that a vector does not depend on its neighbours in a batch: items in any order, and in any
-number of runs, give the same bytes on one machine. The file says in its metadata what made it, and nothing of when,
+number of runs, give the same bytes on one machine. What is encoded is saved in parts as the work goes on, so a killed
+run loses at most one of them. The file says in its metadata what made it, and nothing of when,
 where, or by which host.
 """
 
 import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +42,8 @@ Progress = Callable[[int, int], None]
 class Encoder(Protocol):
     """What the store needs of an encoder; see encoders.open_clip."""
 
+    modalities: Sequence[str]
+    """Which of image and text it encodes."""
     identity: Mapping[str, str]
     preprocessing: str
     dimension: int
@@ -164,11 +168,13 @@ def _encode(
     metadata = _metadata(items, mapper, encoder, dataset, encoder_name)
     contents = _reusable(path, metadata)
     before = set(contents.vectors)
+    parts = _Parts(path, metadata)
+    parts.take_up(contents)
     rows = []
     for item, reference in zip(*items.to_pydict().values(), strict=True):
         rows.append(_read(item, reference, mapper, contents))
         if len(contents.waiting) == batch_size or len(rows) == len(items):
-            _flush(contents, mapper, batch_size)
+            parts.save(contents, _flush(contents, mapper, batch_size))
         if progress is not None:
             progress(len(rows), len(items))
     rows = [
@@ -176,6 +182,7 @@ def _encode(
         for row in rows
     ]
     tables.write_table(path, _table(rows, contents, mapper.modality, encoder.dimension), metadata)
+    parts.remove()
     return _coverage(rows, contents, before, mapper.modality)
 
 
@@ -242,10 +249,52 @@ def _read(item: str, reference: str | None, mapper: _Mapper, contents: _Contents
     return _Row(item, sha256=digest)
 
 
-def _flush(contents: _Contents, mapper: _Mapper, batch_size: int) -> None:
-    """Encodes what is in line as one batch of `batch_size` rows, padded by its first row."""
+PART = 1024
+"""Contents saved at a time."""
+
+
+class _Parts:
+    """Vectors of a run that is not at its end, in files beside the store: a killed run's are taken up by the next."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, str]) -> None:
+        self._folder = path.with_name(f"{path.stem}.parts")
+        self._metadata = {key: metadata[key] for key in IDENTITY}
+        self._unsaved: list[str] = []
+        self._number = 0
+
+    def take_up(self, contents: _Contents) -> None:
+        """Adds what an earlier run saved, if it was made in the same way; what was not is removed."""
+        for path in sorted(self._folder.glob("*.parquet")):
+            found = _reusable(path, self._metadata)
+            if not found.vectors:
+                path.unlink()
+                continue
+            contents.vectors |= found.vectors
+            contents.extras |= found.extras
+            self._number = int(path.stem) + 1
+        if self._number:
+            log.info("taking up %s", self._folder)
+
+    def save(self, contents: _Contents, digests: list[str]) -> None:
+        """Notes what was encoded, and writes a part when there is enough of it."""
+        self._unsaved += digests
+        if len(self._unsaved) < PART:
+            return
+        rows = [_Row(digest, sha256=digest) for digest in self._unsaved]
+        modality, dimension = self._metadata["modality"], int(self._metadata["dimension"])
+        path = self._folder / f"{self._number:06d}.parquet"
+        tables.write_table(path, _table(rows, contents, modality, dimension), self._metadata)
+        self._unsaved, self._number = [], self._number + 1
+
+    def remove(self) -> None:
+        """Forgets the parts: the store holds it all."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _flush(contents: _Contents, mapper: _Mapper, batch_size: int) -> list[str]:
+    """Encodes what is in line as one batch of `batch_size` rows, padded by its first row; returns what that was."""
     if not contents.waiting:
-        return
+        return []
     digests, tensors = list(contents.waiting), list(contents.waiting.values())
     batch = torch.stack(tensors + tensors[:1] * (batch_size - len(tensors)))
     vectors = mapper.tower(batch)[: len(tensors)].numpy()
@@ -257,6 +306,7 @@ def _flush(contents: _Contents, mapper: _Mapper, batch_size: int) -> None:
         )
     contents.vectors.update(zip(digests, vectors, strict=True))
     contents.waiting.clear()
+    return digests
 
 
 def _table(rows: Sequence[_Row], contents: _Contents, modality: Modality, dimension: int) -> pa.Table:

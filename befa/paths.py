@@ -48,6 +48,14 @@ class Layout:
         """Parquet feature store of one modality."""
         return self.root / "data/features" / dataset / encoder / f"{modality}.parquet"
 
+    def index(self, dataset: str, encoder: str, modality: str) -> Path:
+        """Index for similarity search. Not beside its store: DVC knows what lies there, and would ask about it."""
+        return self.root / "data/indexes" / dataset / encoder / modality / "vectors.index"
+
+    def coverage(self, dataset: str, encoder: str, modality: str) -> Path:
+        """What a feature store holds, as JSON."""
+        return self.root / "data/features" / dataset / encoder / f"{modality}.coverage.json"
+
     def run(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
         """Folder of one cell: checkpoint, history, configuration, metrics."""
         return self.root / "data/runs" / dataset / encoder / model / adapter

@@ -108,6 +108,21 @@ def show(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=RESULTS)
+def similar(
+    dataset: Annotated[str, typer.Option(help="A key of `datasets` in params.yaml.")],
+    encoder: Annotated[str, typer.Option(help="A key of `encoders` in params.yaml.")],
+    item: Annotated[str | None, typer.Option(help="Items like this one (its raw id).")] = None,
+    text: Annotated[str | None, typer.Option(help="Items that fit this text.")] = None,
+    by: Annotated[str, typer.Option(help="Which vectors are searched: image or text.")] = "image",
+    k: Annotated[int, typer.Option(help="How many.")] = 10,
+) -> None:
+    """Items nearest to an item or to a text, by the cosine of their vectors."""
+    from pipelines import similar as searching
+
+    searching.show(dataset, encoder, item=item, text=text, by=by, k=k, layout=Layout())
+
+
+@app.command(rich_help_panel=RESULTS)
 def check(dataset: Dataset) -> None:
     """Say what is still missing to run a dataset: files, accounts, weights, disk, parameters. Asks no network."""
     from pipelines import check as checking

@@ -71,12 +71,13 @@ def _weights(params: Mapping[str, Any], encoder: str) -> list[Need]:
         cfg = config.load(params, f"encoders.{encoder}", kind.Config)
     except ConfigError as error:
         return [Need(f"encoder {encoder}", False, str(error))]
-    if cfg.weights == "trained":
+    weights = getattr(cfg, "weights", None) or cfg.model
+    if weights == "trained":
         return [Need(f"weights of encoder {encoder} (trained here)", True)]
-    path = Path(cfg.weights).expanduser()
+    path = Path(weights).expanduser()
     if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
         return [Need(f"weights of encoder {encoder} at {path}", path.is_file(), "place them there")]
-    return [Need(f"weights of encoder {encoder}: {cfg.weights} (fetched when they are needed)", True)]
+    return [Need(f"weights of encoder {encoder}: {weights} (fetched when they are needed)", True)]
 
 
 def _device() -> str:

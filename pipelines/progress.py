@@ -40,8 +40,10 @@ def progress(what: str, unit: str = "") -> Iterator[Report]:
         task, rate = bar.add_task(what, total=None, done="", rate="", note=""), _Rate()
 
         def report(done: int, total: int | None, note: str = "") -> None:
-            shown = _amount(done, unit) if total is None else f"{_amount(done, unit)} of {_amount(total, unit)}"
-            bar.update(task, completed=done, total=total, done=shown, rate=f"{_amount(rate(done), unit)}/s", note=note)
+            shown = _share(done, total, unit)
+            bar.update(
+                task, completed=done, total=total, done=shown, rate=f"{_amount(rate(done), _short(unit))}/s", note=note
+            )
 
         yield report
 
@@ -66,6 +68,16 @@ def _amount(number: float, unit: str) -> str:
     return f"{text} {unit}".rstrip()
 
 
+def _short(unit: str) -> str:
+    return unit if unit == "bytes" else ""
+
+
+def _share(done: int, total: int | None, unit: str) -> str:
+    if total is None:
+        return _amount(done, unit)
+    return f"{decimal(done)} of {decimal(total)}" if unit == "bytes" else f"{done:,} of {_amount(total, unit)}"
+
+
 def _lines(what: str, unit: str) -> Report:
     last, rate = time.monotonic(), _Rate()
 
@@ -75,10 +87,11 @@ def _lines(what: str, unit: str) -> Report:
         if now - last < SECONDS_BETWEEN_LINES:
             return
         last = now
-        shown = _amount(done, unit) if total is None else f"{_amount(done, unit)} of {_amount(total, unit)}"
+        shown = _share(done, total, unit)
         left = "" if total is None or speed == 0 else f"{(total - done) / speed:.0f} s left"
         log.info(
-            "%s", ", ".join(part for part in (f"{what}: {shown}", f"{_amount(speed, unit)}/s", left, note) if part)
+            "%s",
+            ", ".join(part for part in (f"{what}: {shown}", f"{_amount(speed, _short(unit))}/s", left, note) if part),
         )
 
     return report

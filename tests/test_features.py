@@ -1,6 +1,8 @@
 """The feature store: a vector depends on its content and encoder alone, rows meet by id, and absence is loud."""
 
+import os
 import shutil
+import signal
 import zipfile
 
 import numpy as np
@@ -23,17 +25,22 @@ class Counting:
     """An encoder that notes what passes through its towers."""
 
     def __init__(self, inner):
-        self.inner, self.batches = inner, []
+        self.inner, self.batches, self.killed_in_batch = inner, [], None
         self.identity, self.preprocessing = inner.identity, inner.preprocessing
         self.dimension, self.normalise, self.precision = inner.dimension, inner.normalise, inner.precision
         self.preprocess, self.tokenize = inner.preprocess, inner.tokenize
 
     def encode_images(self, pixels_B3HW):
-        self.batches.append(len(pixels_B3HW))
+        self._note(pixels_B3HW)
         return self.inner.encode_images(pixels_B3HW)
 
+    def _note(self, batch):
+        self.batches.append(len(batch))
+        if len(self.batches) == self.killed_in_batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def encode_texts(self, tokens_BL):
-        self.batches.append(len(tokens_BL))
+        self._note(tokens_BL)
         return self.inner.encode_texts(tokens_BL)
 
 
@@ -122,6 +129,50 @@ def test_all_shuffled_and_incremental_are_the_same_bytes(tmp_path, items, catalo
     assert encode("all", items)["encoded"] == 0
     assert encoder.batches == []
     assert (tmp_path / "all.parquet").read_bytes() == whole
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_five_kills_lose_at_most_a_part_each_and_change_no_byte(
+    tmp_path, items, catalogue, encoder, modality, monkeypatch
+):
+    monkeypatch.setattr(features, "PART", 6)
+
+    def encode(name):
+        if modality == "image":
+            return images(tmp_path / name, items, catalogue, encoder, batch_size=6)
+        return texts(tmp_path / name, items, encoder, batch_size=6)
+
+    encode("whole.parquet")
+    batches = len(encoder.batches)
+    for _ in range(5):
+        process = os.fork()
+        if process == 0:
+            encoder.batches.clear()
+            encoder.killed_in_batch = 2
+            encode("killed.parquet")
+            os._exit(0)  # not reached
+        _, status = os.waitpid(process, 0)
+        assert os.WIFSIGNALED(status)
+        assert not (tmp_path / "killed.parquet").exists()
+    encoder.batches.clear()
+    encode("killed.parquet")
+    assert len(encoder.batches) == batches - 5
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.parquet", "whole.parquet"]
+
+
+def test_parts_of_another_encoder_are_not_taken_up(tmp_path, items, encoder):
+    parts = tmp_path / "t.parts"
+    parts.mkdir()
+    texts(tmp_path / "other.parquet", items, encoder)
+    table = pq.read_table(tmp_path / "other.parquet")
+    metadata = {**table.schema.metadata, b"precision": b"fp16"}
+    pq.write_table(table.replace_schema_metadata(metadata), parts / "000000.parquet")
+    (parts / "000001.parquet").write_bytes(b"torn")
+    coverage = texts(tmp_path / "t.parquet", items, encoder)
+    assert coverage["copied"] == 0
+    assert (tmp_path / "t.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
+    assert not parts.exists()
 
 
 def test_only_what_changed_is_encoded_and_equal_contents_once(tmp_path, items, encoder):

@@ -1,5 +1,6 @@
 """Encoders of pictures and texts, by the `kind` of their configuration."""
 
 from befa.encoders.open_clip import OpenClipEncoder
+from befa.encoders.sbert import SbertEncoder
 
-ENCODERS = {"open_clip": OpenClipEncoder}
+ENCODERS = {"open_clip": OpenClipEncoder, "sbert": SbertEncoder}

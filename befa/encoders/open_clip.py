@@ -28,6 +28,7 @@ class OpenClipEncoder:
     """
 
     Config = OpenClipConfig
+    modalities = ("image", "text")
 
     def __init__(
         self,

@@ -2,7 +2,9 @@
 
 import logging
 
-from befa import config, features
+import pyarrow as pa
+
+from befa import config, coverage, features, tables
 from befa.paths import Layout
 from pipelines.encoding import configured, picture_table
 from pipelines.progress import progress
@@ -15,9 +17,12 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
     items, files = picture_table(layout, dataset)
     path = layout.features(dataset, encoder, "image")
+    if "image" not in kind.modalities:
+        log.info("%s encodes no pictures: its store says of every item that it has none", encoder)
+        items = items.set_column(1, "image", pa.nulls(len(items), pa.string()))
     loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode images") as report:
-        coverage = features.encode_images(
+        counts = features.encode_images(
             path,
             items,
             files,
@@ -27,4 +32,5 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
             batch_size=cfg.batch_size,
             progress=report,
         )
-    log.info("images: %s", ", ".join(f"{name} {count:,}" for name, count in coverage.items()))
+    tables.write_json(layout.coverage(dataset, encoder, "image"), coverage.report(path))
+    log.info("images: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))

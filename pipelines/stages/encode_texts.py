@@ -2,7 +2,7 @@
 
 import logging
 
-from befa import config, features
+from befa import config, coverage, features, tables
 from befa.paths import Layout
 from pipelines.encoding import configured, item_table
 from pipelines.progress import progress
@@ -16,7 +16,8 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     items, path = item_table(layout, dataset, "text"), layout.features(dataset, encoder, "text")
     loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode texts") as report:
-        coverage = features.encode_texts(
+        counts = features.encode_texts(
             path, items, loaded, dataset=dataset, encoder_name=encoder, batch_size=cfg.batch_size, progress=report
         )
-    log.info("texts: %s", ", ".join(f"{name} {count:,}" for name, count in coverage.items()))
+    tables.write_json(layout.coverage(dataset, encoder, "text"), coverage.report(path))
+    log.info("texts: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))

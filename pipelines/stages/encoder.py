@@ -18,7 +18,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes the encoder's folder; a pre-trained encoder's holds only what identifies its weights."""
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
     into = layout.weights(dataset, encoder)
-    if cfg.weights != "trained":
+    if getattr(cfg, "weights", None) != "trained":
         tables.write_json(into / "encoder.json", dict(kind.load(into, cfg).identity))
         return
     torch.set_num_threads(cfg.training.threads)
