@@ -14,6 +14,9 @@ from befa.errors import DataError
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded. A few bytes can claim any size, and would take the memory that they claim."""
 
+MAX_BYTES = 100_000_000
+"""Largest file of a picture that is read."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "JPEG2000")
 """What is taken for a picture. Pillow knows more (EPS starts Ghostscript); no catalogue here needs them."""
 
@@ -60,8 +63,11 @@ class ImageFiles:
         for depth, part in enumerate(parts[:-1], start=1):
             if part.lower().endswith(".zip") and not self.raw.joinpath(*parts[:depth]).is_dir():
                 return self._member(self.raw.joinpath(*parts[:depth]), "/".join(parts[depth:]))
+        path = self.raw.joinpath(*parts)
         try:
-            return self.raw.joinpath(*parts).read_bytes()
+            if path.stat().st_size > MAX_BYTES:
+                raise CorruptImage("the file is too large", where=reference)
+            return path.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise MissingImage("no such file", where=reference) from None
         except OSError as error:
@@ -70,7 +76,11 @@ class ImageFiles:
     def _member(self, path: Path, name: str) -> bytes:
         archive = self._archive(path)
         try:
+            if archive.getinfo(name).file_size > MAX_BYTES:
+                raise CorruptImage("the file is too large", where=f"{path.name}/{name}")
             return archive.read(name)
+        except CorruptImage:
+            raise
         except KeyError:
             raise MissingImage("no such member", where=f"{path.name}/{name}") from None
         except Exception as error:  # BadZipFile, EOFError, zlib.error, LZMAError, ...: no common base

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 from befa import config, tables
 from befa.encoders import ENCODERS
@@ -22,6 +23,11 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
         )
     kind = lookup(ENCODERS, block["kind"], "kind of encoder")
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
+
+
+def one_thread() -> None:
+    """One CPU thread for the towers: sums in one order, whatever the machine; and two stages do not stall each other."""
+    torch.set_num_threads(1)
 
 
 def picture_table(layout: Layout, dataset: str) -> tuple[pa.Table, ImageFiles]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from befa import images
 from befa.errors import DataError
 from befa.images import CorruptImage, ImageFiles, MissingImage, decode
 
@@ -134,3 +135,13 @@ def test_every_kind_of_picture_becomes_rgb():
 def test_what_is_no_whole_picture_has_a_reason(data, says):
     with pytest.raises(CorruptImage, match=says):
         decode(data)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 1_000)
+    (tmp_path / "large.jpg").write_bytes(b"0" * 1_001)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("large.jpg", b"0" * 1_001)
+    for reference in ("large.jpg", "images.zip/large.jpg"):
+        with pytest.raises(CorruptImage, match="the file is too large"):
+            ImageFiles(tmp_path).read(reference)

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from befa import config, coverage, features, tables
 from befa.paths import Layout
-from pipelines.encoding import configured, picture_table
+from pipelines.encoding import configured, one_thread, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -20,6 +20,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     if "image" not in kind.modalities:
         log.info("%s encodes no pictures: its store says of every item that it has none", encoder)
         items = items.set_column(1, "image", pa.nulls(len(items), pa.string()))
+    one_thread()
     loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode images") as report:
         counts = features.encode_images(

@@ -4,7 +4,7 @@ import logging
 
 from befa import config, coverage, features, tables
 from befa.paths import Layout
-from pipelines.encoding import configured, item_table
+from pipelines.encoding import configured, item_table, one_thread
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -14,6 +14,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Brings the store of a dataset's text vectors up to date."""
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
     items, path = item_table(layout, dataset, "text"), layout.features(dataset, encoder, "text")
+    one_thread()
     loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode texts") as report:
         counts = features.encode_texts(
