@@ -26,7 +26,7 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
 
 
 def one_thread() -> None:
-    """One CPU thread for the towers: sums in one order, whatever the machine; and two stages do not stall each other."""
+    """One CPU thread for the towers: sums in one order on any machine, and two stages that do not stall each other."""
     torch.set_num_threads(1)
 
 

@@ -24,6 +24,8 @@ from befa.sources import demo
 class Counting:
     """An encoder that notes what passes through its towers."""
 
+    modalities = ("image", "text")
+
     def __init__(self, inner):
         self.inner, self.batches, self.killed_in_batch = inner, [], None
         self.identity, self.preprocessing = inner.identity, inner.preprocessing
