@@ -122,6 +122,19 @@ def similar(
     searching.show(dataset, encoder, item=item, text=text, by=by, k=k, layout=Layout())
 
 
+@app.command("compare-encoders", rich_help_panel=RESULTS)
+def compare_encoders(
+    first: Encoder,
+    second: Encoder,
+    dataset: Annotated[str, typer.Option(help="Whose pictures and texts are the sample.")] = "demo",
+    sample: Annotated[int, typer.Option(help="How many items.")] = 500,
+) -> None:
+    """Whether two encoders give the same vectors on a sample of a dataset."""
+    from pipelines import compare_encoders as comparing
+
+    comparing.show(first, second, dataset, layout=Layout(), sample=sample)
+
+
 @app.command(rich_help_panel=RESULTS)
 def check(dataset: Dataset) -> None:
     """Say what is still missing to run a dataset: files, accounts, weights, disk, parameters. Asks no network."""

@@ -1,6 +1,7 @@
 """Encoders of pictures and texts, by the `kind` of their configuration."""
 
+from befa.encoders.imagebind import ImageBindEncoder
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.encoders.sbert import SbertEncoder
 
-ENCODERS = {"open_clip": OpenClipEncoder, "sbert": SbertEncoder}
+ENCODERS = {"open_clip": OpenClipEncoder, "imagebind": ImageBindEncoder, "sbert": SbertEncoder}

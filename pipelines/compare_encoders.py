@@ -1,0 +1,57 @@
+"""Whether two encoders give the same vectors, on a sample of a dataset."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from befa import config
+from befa.encoders.compare import compare
+from befa.errors import DataError
+from befa.images import ImageError, decode
+from befa.paths import Layout
+from befa.rng import numpy_stream
+from pipelines.encoding import configured, item_table, one_thread, picture_table
+
+
+def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> dict[str, Any]:
+    """Both encoders on the pictures and texts of at most `sample` items, drawn by a fixed seed.
+
+    Raises DataError when the sample has neither a picture nor a text that can be read.
+    """
+    params = config.read_params(layout.params)
+    loaded = []
+    one_thread()
+    for name in (first, second):
+        kind, cfg = configured(params, dataset, name)
+        loaded.append(kind.load(layout.weights(dataset, name), cfg))
+    references, files = picture_table(layout, dataset)
+    texts = item_table(layout, dataset, "text")["text"].to_pylist()
+    rows = numpy_stream(1, "compare").permutation(len(texts))[:sample]
+    pictures = []
+    for row in rows:
+        try:
+            reference = references["image"][int(row)].as_py()
+            if reference is not None:
+                pictures.append(decode(files.read(reference)))
+        except ImageError:
+            continue
+    sentences = [texts[row] for row in rows if texts[row]]
+    if not pictures and not sentences:
+        raise DataError("no item of the sample has a picture or a text", where=dataset, mend="take a larger sample")
+    return compare(loaded[0], loaded[1], pictures, sentences)
+
+
+def show(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> None:
+    """Prints the comparison."""
+    found = run(first, second, dataset, layout=layout, sample=sample)
+    table = Table(title=f"{first} and {second} on {dataset}")
+    names = [name for name, values in found.items() if isinstance(values, dict)]
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    keys = list(dict.fromkeys(key for name in names for key in found[name]))
+    for key in keys:
+        values = (found[name].get(key) for name in names)
+        table.add_row(key.replace("_", " "), *(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+    Console().print(table)
