@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from befa import config
-from befa.encoders.compare import compare
+from befa.compare import compare
 from befa.errors import DataError
 from befa.images import ImageError, decode
 from befa.paths import Layout

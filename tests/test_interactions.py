@@ -195,3 +195,9 @@ def test_progress_counts_what_was_read():
     seen = []
     filter_events(events([("a", "010", 1), ("b", "010", 2)]), CATALOGUE, config(), progress=seen.append)
     assert seen == [1, 2]
+
+
+def test_a_window_without_events_is_the_same_clear_error():
+    for window in (Window(since=date(2030, 1, 1)), Window(until=date(1960, 1, 1), first_days=3)):
+        with pytest.raises(DataError, match="core 1 leaves 0 users and 0 items"):
+            filter_events(events([("a", "010", 1), ("b", "009", 2)]), CATALOGUE, config(window=window))

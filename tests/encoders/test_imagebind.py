@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from befa.compare import compare
 from befa.downloads import KnownFile, Policy
 from befa.encoders.clip_config import Architecture, TextTower, VisionTower
-from befa.encoders.compare import compare
 from befa.encoders.imagebind import CHECKPOINT, ImageBindConfig, ImageBindEncoder, checkpoint, convert, model_config
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import EncoderError
