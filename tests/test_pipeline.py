@@ -129,7 +129,7 @@ def test_a_new_split_encodes_nothing_again(project):
         (["train", "demo", "clip_smal", "bm3", "none"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
         (["train", "demo", "clip_small", "bm33", "none"], "unknown model 'bm33'; did you mean 'bm3'?"),
         (["train", "demo", "clip_small", "bm3", "beffa"], "unknown adapter 'beffa'; did you mean 'befa'?"),
-        (["encode_images", "demo", "clip"], "unknown encoder 'clip'; did you mean 'clip_small'?"),
+        (["encode_images", "demo", "clip_smal"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
         (["download", "hm"], "no credentials for Kaggle"),
         (["filter", "hm"], "no archive in data/raw/hm/archive.zip; run its download stage (`dvc repro`)"),
         (["run", "train_befa@dmo"], "no stage 'train_befa@dmo' in dvc.yaml; did you mean 'train_befa@demo'?"),
