@@ -147,7 +147,7 @@ class FeatureStore:
             raise FeatureError(
                 f"{share:.1%} of items have no vector (allowed {max_missing:.1%})",
                 where=self.path,
-                mend=f"run dvc repro {self._stage} or raise features.max_missing; "
+                mend=f"run dvc repro {self._stage} or raise features.{self.identity['dataset']}.max_missing; "
                 f"first absent: {items[int(np.argmin(present_I))]}",
             )
         broken_I = present_I & ~(np.isfinite(x_Ic).all(1) & (x_Ic != 0).any(1))

@@ -44,6 +44,12 @@ class Layout:
         """Folder of an encoder as that dataset uses it: its description and, if trained here, its weights."""
         return self.root / "data/weights" / dataset / encoder
 
+    @property
+    def downloaded(self) -> Path:
+        """Folder of weights that are downloaded, once for all datasets; no output of a stage, so DVC neither empties it
+        between tries nor pushes what others own."""
+        return self.root / "data/weights/downloaded"
+
     def features(self, dataset: str, encoder: str, modality: str) -> Path:
         """Parquet feature store of one modality."""
         return self.root / "data/features" / dataset / encoder / f"{modality}.parquet"

@@ -5,13 +5,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from befa import config
 from befa.compare import compare
 from befa.errors import DataError
 from befa.images import ImageError, decode
 from befa.paths import Layout
 from befa.rng import numpy_stream
-from pipelines.encoding import configured, item_table, one_thread, picture_table
+from pipelines.encoding import item_table, loaded, one_thread, picture_table
 
 
 def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> dict[str, Any]:
@@ -19,12 +18,8 @@ def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -
 
     Raises DataError when the sample has neither a picture nor a text that can be read.
     """
-    params = config.read_params(layout.params)
-    loaded = []
     one_thread()
-    for name in (first, second):
-        kind, cfg = configured(params, dataset, name)
-        loaded.append(kind.load(layout.weights(dataset, name), cfg))
+    encoders = [loaded(layout, dataset, name)[0] for name in (first, second)]
     references, files = picture_table(layout, dataset)
     texts = item_table(layout, dataset, "text")["text"].to_pylist()
     rows = numpy_stream(1, "compare").permutation(len(texts))[:sample]
@@ -39,7 +34,7 @@ def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -
     sentences = [texts[row] for row in rows if texts[row]]
     if not pictures and not sentences:
         raise DataError("no item of the sample has a picture or a text", where=dataset, mend="take a larger sample")
-    return compare(loaded[0], loaded[1], pictures, sentences)
+    return compare(*encoders, pictures, sentences)
 
 
 def show(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> None:

@@ -25,6 +25,13 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
 
 
+def loaded(layout: Layout, dataset: str, encoder: str) -> tuple[Any, Any]:
+    """The encoder as a dataset uses it, ready to encode, and its configuration."""
+    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
+    downloads = getattr(cfg, "weights", None) == "download"
+    return kind.load(layout.downloaded if downloads else layout.weights(dataset, encoder), cfg), cfg
+
+
 def one_thread() -> None:
     """One CPU thread for the towers: sums in one order on any machine, and two stages that do not stall each other."""
     torch.set_num_threads(1)

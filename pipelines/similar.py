@@ -20,7 +20,7 @@ from befa.errors import ConfigError, DataError, EncoderError, FeatureError, near
 from befa.feature_store import ENCODED, Modality, metadata_of, stage
 from befa.paths import Layout
 from befa.search import Index
-from pipelines.encoding import configured, item_table, picture_table
+from pipelines.encoding import configured, item_table, loaded, picture_table
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def run(
         )
     if by not in ENCODED:
         raise ConfigError(f"unknown modality {by!r}", mend=nearest(by, ENCODED))
-    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
+    kind, _ = configured(config.read_params(layout.params), dataset, encoder)
     towers = getattr(kind, "modalities", ENCODED)
     if by not in towers:
         raise EncoderError(f"encoder {encoder} has no {by} tower", mend=f"search by its {' or '.join(towers)}s")
@@ -78,7 +78,9 @@ def run(
         _require_vector(item, index, path, by)
         cosines, items = index.neighbours(item, k)
     else:
-        query_1d = _encoded(text, kind, cfg, layout.weights(dataset, encoder), path)
+        if not text.strip():
+            raise ConfigError("the text is empty", mend="give it words")
+        query_1d = _encoded(text, loaded(layout, dataset, encoder)[0], path)
         scores, [items] = index.nearest(query_1d, k)
         cosines = scores[0]
     titles = _column(item_table(layout, dataset, "text"), "text", items)
@@ -136,16 +138,13 @@ def _require_vector(item: str, index: Index, path: Path, by: Modality) -> None:
     )
 
 
-def _encoded(text: str, kind: type, cfg: Any, weights: Path, path: Path) -> np.ndarray:
+def _encoded(text: str, network: Any, path: Path) -> np.ndarray:
     """The vector of `text`, as one row."""
-    if not text.strip():
-        raise ConfigError("the text is empty", mend="give it words")
-    loaded = kind.load(weights, cfg)
-    _require_same_space(loaded, path)
-    tokens_1L, _, [truncated] = loaded.tokenize([text])
+    _require_same_space(network, path)
+    tokens_1L, _, [truncated] = network.tokenize([text])
     if truncated:
         log.warning("the text is longer than the encoder reads, its end is not looked at")
-    return loaded.encode_texts(tokens_1L).numpy()
+    return network.encode_texts(tokens_1L).numpy()
 
 
 def _require_same_space(encoder: Any, path: Path) -> None:

@@ -239,7 +239,7 @@ def test_rows_meet_by_id_and_absent_ones_are_nan(tmp_path, items, catalogue, enc
     absent = next(item for item, there in zip(ids, present, strict=True) if not there)
     assert str(raised.value) == (
         f"7.5% of items have no vector (allowed 1.0%) in {tmp_path}/i.parquet; run dvc repro encode_images@demo-clip "
-        f"or raise features.max_missing; first absent: {absent}"
+        f"or raise features.demo.max_missing; first absent: {absent}"
     )
 
 

@@ -4,9 +4,9 @@ import logging
 
 import pyarrow as pa
 
-from befa import config, coverage, features, tables
+from befa import coverage, features, tables
 from befa.paths import Layout
-from pipelines.encoding import configured, one_thread, picture_table
+from pipelines.encoding import loaded, one_thread, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -14,20 +14,19 @@ log = logging.getLogger(__name__)
 
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Brings the store of a dataset's image vectors up to date."""
-    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
     items, files = picture_table(layout, dataset)
     path = layout.features(dataset, encoder, "image")
-    if "image" not in kind.modalities:
+    one_thread()
+    network, cfg = loaded(layout, dataset, encoder)
+    if "image" not in network.modalities:
         log.info("%s encodes no pictures: its store says of every item that it has none", encoder)
         items = items.set_column(1, "image", pa.nulls(len(items), pa.string()))
-    one_thread()
-    loaded = kind.load(layout.weights(dataset, encoder), cfg)
     with progress("encode images") as report:
         counts = features.encode_images(
             path,
             items,
             files,
-            loaded,
+            network,
             dataset=dataset,
             encoder_name=encoder,
             batch_size=cfg.batch_size,

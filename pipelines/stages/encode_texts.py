@@ -2,9 +2,9 @@
 
 import logging
 
-from befa import config, coverage, features, tables
+from befa import coverage, features, tables
 from befa.paths import Layout
-from pipelines.encoding import configured, item_table, one_thread
+from pipelines.encoding import item_table, loaded, one_thread
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -12,13 +12,12 @@ log = logging.getLogger(__name__)
 
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Brings the store of a dataset's text vectors up to date."""
-    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
     items, path = item_table(layout, dataset, "text"), layout.features(dataset, encoder, "text")
     one_thread()
-    loaded = kind.load(layout.weights(dataset, encoder), cfg)
+    network, cfg = loaded(layout, dataset, encoder)
     with progress("encode texts") as report:
         counts = features.encode_texts(
-            path, items, loaded, dataset=dataset, encoder_name=encoder, batch_size=cfg.batch_size, progress=report
+            path, items, network, dataset=dataset, encoder_name=encoder, batch_size=cfg.batch_size, progress=report
         )
     tables.write_json(layout.coverage(dataset, encoder, "text"), coverage.report(path))
     log.info("texts: %s", ", ".join(f"{name} {count:,}" for name, count in counts.items()))

@@ -8,7 +8,7 @@ from befa import config, tables
 from befa.encoders.contrastive import train_clip
 from befa.images import ImageError, ImageFiles, decode
 from befa.paths import Layout
-from pipelines.encoding import configured, picture_table
+from pipelines.encoding import configured, loaded, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes the encoder's folder; a pre-trained encoder's holds only what identifies its weights."""
-    kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
+    _, cfg = configured(config.read_params(layout.params), dataset, encoder)
     into = layout.weights(dataset, encoder)
     if getattr(cfg, "weights", None) != "trained":
-        tables.write_json(into / "encoder.json", dict(kind.load(into, cfg).identity))
+        tables.write_json(into / "encoder.json", dict(loaded(layout, dataset, encoder)[0].identity))
         return
     torch.set_num_threads(cfg.training.threads)
     items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])
