@@ -152,9 +152,8 @@ def k_core(
         for piece in pieces:
             for user_E, item_E, _ in piece.chunks():
                 dropped = np.flatnonzero(poor_U[user_E] | poor_I[item_E])
-                dropped = dropped[
-                    alive_U[user_E[dropped]] & alive_I[item_E[dropped]]
-                ]  # not dropped in an earlier round
+                # Those of earlier rounds are still among the rows.
+                dropped = dropped[alive_U[user_E[dropped]] & alive_I[item_E[dropped]]]
                 lost_U += np.bincount(user_E[dropped], minlength=users)
                 lost_I += np.bincount(item_E[dropped], minlength=items)
         degree_U -= lost_U

@@ -35,3 +35,13 @@ def test_a_hundred_thousand_ids_in_runs_and_out_of_order():
     assert sorted(seen.values()) == list(range(len(ids)))
     stored = ids.names()
     assert all(stored[code].as_py() == names[n] for n, code in seen.items())
+
+
+def test_ids_of_one_hash_and_different_places_are_told_apart():
+    """What 64 bits alone would confuse once in a few billion ids."""
+    ids, names = Ids(), [str(n) for n in range(50)]
+    place_R, hash_R = np.arange(50, dtype=np.uint64), np.arange(50, dtype=np.uint64) % 3
+    for _ in range(2):  # new, then known
+        code_R = ids._encode(pa.array(names), place_R, hash_R)
+        assert sorted(code_R.tolist()) == list(range(50))
+        assert [ids.names()[int(code)].as_py() for code in code_R] == names

@@ -30,6 +30,7 @@ def shop(tmp_path):
     (folder / "cups/0013.jpg").write_bytes(b"plain")
     np.save(folder / "audio.npy", np.arange(6, dtype=np.float64).reshape(3, 2))
     (folder / "audio.txt").write_text("0013\n0012\nother\n")
+    (folder / "latin.txt").write_bytes("é\nb\nc\n".encode("latin-1"))
     return folder
 
 
@@ -161,12 +162,25 @@ def test_vectors_become_a_store_of_their_modality(shop, tmp_path):
         ({"images": {"column": "photo"}, "items": None}, "images need an items file"),
         ({"features": {"audio": {"vectors": "audio.npy", "ids": "products.csv"}}}, "4 ids for an array of shape"),
         ({"features": {"audio": {"vectors": "sales.csv", "ids": "audio.txt"}}}, "not an array of numbers"),
+        ({"features": {"image": {"vectors": "audio.npy", "ids": "audio.txt"}}}, "'image' is no name for a modality"),
+        ({"features": {"audio": {"vectors": "audio.npy", "ids": "latin.txt"}}}, "not a text in UTF-8"),
         ({"interaction": {}}, "did you mean 'interactions'"),
     ],
 )
 def test_a_wrong_description_is_one_clear_error(shop, source, says):
     with pytest.raises(BefaError, match=says):
         list(catalogue.events(fetched(shop, **source)))
+
+
+def test_two_modalities_may_share_their_ids(shop):
+    given = {"vectors": "audio.npy", "ids": "audio.txt"}
+    found = catalogue.vectors(fetched(shop, features={"audio": given, "video": given}))
+    assert found["audio"][0] == found["video"][0] == ["0013", "0012", "other"]
+
+
+def test_a_catalogue_without_interactions_has_no_events(shop):
+    (shop / "sales.csv").write_text(SALES.splitlines()[0] + "\n")
+    assert rows(catalogue.events(fetched(shop))) == []
 
 
 def test_ids_that_became_floats_are_refused(shop):

@@ -99,17 +99,17 @@ def needs(config: CatalogueConfig, dataset: str) -> list[Need]:
     folder = Path(downloads.mirrors(config.folder, dataset)).expanduser()
     return [
         Need(f"{name} in {folder}", (folder / name).is_file(), "place it there, or correct the name in params.yaml")
-        for name in _copies(config)
+        for name, _ in _copies(config)
     ]
 
 
-def _copies(config: CatalogueConfig) -> dict[str, str]:
-    """Files of the catalogue, and their names in the raw folder."""
-    copies = {config.interactions.file: "interactions" + _suffix(config.interactions.file)}
+def _copies(config: CatalogueConfig) -> list[tuple[str, str]]:
+    """Files of the catalogue and their names in the raw folder; one file may have several (ids of two modalities)."""
+    copies = [(config.interactions.file, "interactions" + _suffix(config.interactions.file))]
     if config.items is not None:
-        copies[config.items.file] = "items" + _suffix(config.items.file)
+        copies.append((config.items.file, "items" + _suffix(config.items.file)))
     for modality, given in config.features.items():
-        copies |= {given.vectors: f"{modality}.npy", given.ids: f"{modality}.ids.txt"}
+        copies += [(given.vectors, f"{modality}.npy"), (given.ids, f"{modality}.ids.txt")]
     return copies
 
 
@@ -127,12 +127,17 @@ def fetch(config: CatalogueConfig, into: Path, *, dataset: str, progress: Progre
     """
     if config.images is not None:
         _check_images(config)
+    for modality in config.features:
+        # Under these two names the encoder's vectors would be taken, and these ones silently not.
+        if modality in ("image", "text") or not modality.isidentifier():
+            what = f"{modality!r} is no name for a modality of one's own"
+            raise ConfigError(what, where="params.yaml", mend="name it image_given, audio or the like")
     for need in needs(config, dataset):
         if not need.there:
             raise DataError("no such file", where=need.what, mend=need.mend)
     folder = Path(downloads.mirrors(config.folder, dataset)).expanduser()
     names = []
-    for name, copy in _copies(config).items():
+    for name, copy in _copies(config):
         with tables.whole(into / copy) as part:
             shutil.copyfile(folder / name, part)
         names.append(copy)
@@ -235,10 +240,13 @@ def vectors(raw: Path) -> dict[str, tuple[list[str], np.ndarray]]:
 
 
 def _vectors(raw: Path, name: str) -> tuple[list[str], np.ndarray]:
-    ids = (raw / f"{name}.ids.txt").read_text(encoding="utf-8").splitlines()
+    try:
+        ids = (raw / f"{name}.ids.txt").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("not a text in UTF-8", where=f"ids of {name}", mend="give one item id a line") from None
     try:
         values = np.load(raw / f"{name}.npy", allow_pickle=False)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise DataError(
             f"not an array of numbers ({error})", where=f"{name}.npy", mend="save it with numpy.save"
         ) from None
@@ -297,9 +305,11 @@ def _time_type(path: Path, column: str) -> pa.DataType:
     """Of a text file's times, by the first of them."""
     if path.suffix == ".parquet":
         return pa.null()
-    first = next(_batches(path, [column], {}))[column].drop_null()
-    number = len(first) and first[0].as_py().lstrip("-").isdigit()
-    return pa.int64() if number else pa.timestamp("s")
+    for batch in _batches(path, [column], {}):
+        known = batch[column].drop_null()
+        if len(known):
+            return pa.int64() if known[0].as_py().lstrip("-").isdigit() else pa.timestamp("s")
+    return pa.timestamp("s")
 
 
 def _seconds(column: pa.Array, unit: str, path: Path) -> pa.Array:
