@@ -143,6 +143,15 @@ def fetch(
     return _Download(_address(mirror, name), target, known, report, policy).run()
 
 
+def verify(path: Path, known: KnownFile) -> None:
+    """Raises DataError when the file at `path`, which came by another way, is not the one that is known."""
+    if known != UNKNOWN:
+        there = _fetched(path, path.name, _silent)
+        difference = _difference(there.bytes, there.sha256, known)
+        if difference is not None:
+            raise _not_the_file(path.name, difference, path)
+
+
 def need(name: str, mirror: str) -> Need:
     """Whether `mirror` has `name`, as far as can be said without asking over the network."""
     if "://" in mirror:

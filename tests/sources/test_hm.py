@@ -136,6 +136,17 @@ def test_an_archive_of_another_checksum_is_refused(tmp_path):
         fetch(archive(tmp_path / "a.zip"), tmp_path / "raw", file=KnownFile(sha256="0" * 64))
 
 
+def test_what_kaggle_brought_is_compared_with_what_is_known(tmp_path, monkeypatch):
+    monkeypatch.delenv("BEFA_MIRROR_HM", raising=False)
+    config = hm.HmConfig(file=KnownFile(sha256="0" * 64))
+    (tmp_path / "raw").mkdir()
+    # As Kaggle's client leaves it.
+    path = archive(tmp_path / "raw/handm-dataset-128x128.zip")
+    with pytest.raises(DataError, match="expected"):
+        hm.fetch(config, tmp_path / "raw", dataset="hm", progress=lambda *_: None)
+    assert not path.exists()
+
+
 def test_ids_that_lost_their_zero_are_an_error(tmp_path):
     numbers = TRANSACTIONS.replace(",0108775015", ",108775015")
     fetch(archive(tmp_path / "a.zip", transactions=numbers), tmp_path / "raw")
