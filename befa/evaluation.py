@@ -13,7 +13,7 @@ from befa.errors import DataError
 from befa.metrics import Interactions, means, metrics_per_user
 from befa.paths import Layout
 from befa.problem import Problem
-from befa.ranking import rank
+from befa.ranking import rank, scorer
 from befa.training import validate
 
 
@@ -42,7 +42,7 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     if len(users) == 0:
         raise DataError("no test interaction of a known user", where=layout.split(cell.dataset), mend="split again")
     masked = [train] if cell.protocol == "mmrec" else [train, valid]
-    top = rank(*model.user_item_vectors(), users, masked)
+    top = rank(scorer(model), problem.n_items, users, masked)
     per_user = metrics_per_user(top, users, test)
     metrics = {
         "test": means(per_user),

@@ -1,4 +1,7 @@
-"""What a model is given and what it must offer: Problem, Batch, Recommender. Axis letters: see shapes.py."""
+"""What a model is given and what it must offer: Problem, Batch, Recommender or ScoringRecommender.
+
+Axis letters: see shapes.py.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,4 +63,16 @@ class Recommender(Protocol):
 
     def user_item_vectors(self) -> tuple[Float[Tensor, "U k"], Float[Tensor, "I k"]]:
         """Current user and item vectors; the score of a pair is their dot product. No dropout, no gradient."""
+        ...
+
+
+class ScoringRecommender(Protocol):
+    """A recommender whose scores are no product of vectors: `scores` in place of `user_item_vectors`."""
+
+    def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
+        """As in `Recommender`; a model without parameters is never asked."""
+        ...
+
+    def scores(self, users_B: Int[Tensor, "B"]) -> Float[Tensor, "B I"]:
+        """Current scores of all items for some users, a tensor of the caller's own. No dropout, no gradient."""
         ...

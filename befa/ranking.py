@@ -1,13 +1,16 @@
 """Full ranking: all items by score, equal scores by id."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from befa.metrics import CUTOFFS, Interactions
+
+Scorer = Callable[[Tensor], Tensor]
+"""From users [B] to their scores of all items [B, I], a tensor of the caller's own."""
 
 SCORES_PER_CHUNK = 16_000_000
 """Scores held at a time (64 MB of float32), so that memory does not grow with the number of users."""
@@ -31,9 +34,21 @@ def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
     return items_BK.gather(1, order_BK)
 
 
+def scorer(model: nn.Module) -> Scorer:
+    """The scores of a Recommender or a ScoringRecommender (problem.py), for its parameters as they are now."""
+    if hasattr(model, "scores"):
+        return model.scores
+    return products(*model.user_item_vectors())
+
+
+def products(user_vectors: Float[Tensor, "U k"], item_vectors: Float[Tensor, "I k"]) -> Scorer:
+    """Scores that are dot products."""
+    return lambda users_B: user_vectors[users_B.to(user_vectors.device)] @ item_vectors.T
+
+
 def rank(
-    user_vectors: Float[Tensor, "U k"],
-    item_vectors: Float[Tensor, "I k"],
+    score: Scorer,
+    n_items: int,
     users_B: Int[np.ndarray, "B"],
     masked: Sequence[Interactions],
     k: int = max(CUTOFFS),
@@ -42,16 +57,14 @@ def rank(
 
     A place that no candidate is left for holds -1.
     """
-    chunk = max(1, SCORES_PER_CHUNK // len(item_vectors))
+    chunk = max(1, SCORES_PER_CHUNK // n_items)
     return np.concatenate([
-        _rank_chunk(user_vectors, item_vectors, part, masked, k) for part in _chunks(users_B, chunk)
+        _rank_chunk(score, part, masked, k) for part in _chunks(users_B, chunk)
     ])  # fmt: skip
 
 
-def _rank_chunk(
-    user_vectors: Tensor, item_vectors: Tensor, users_B: np.ndarray, masked: Sequence[Interactions], k: int
-) -> np.ndarray:
-    scores_BI = user_vectors[torch.from_numpy(users_B).to(user_vectors.device)] @ item_vectors.T
+def _rank_chunk(score: Scorer, users_B: np.ndarray, masked: Sequence[Interactions], k: int) -> np.ndarray:
+    scores_BI = score(torch.from_numpy(users_B))
     for interactions in masked:
         rows, items = interactions.rows(users_B)
         scores_BI[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf

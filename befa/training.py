@@ -11,7 +11,7 @@ from befa.cells import Cell
 from befa.errors import ConfigError, DataError, TrainingError, nearest
 from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
 from befa.problem import Problem
-from befa.ranking import rank
+from befa.ranking import rank, scorer
 from befa.rng import stream
 from befa.sampling import batches
 
@@ -40,6 +40,7 @@ def fit(
 
     Early stopping compares the unrounded `training.monitor` and stops after `patience` epochs without improvement.
     `protocol: mmrec` rounds to 4 decimals first and stops one epoch later, as the field's reference code does.
+    A model without parameters is evaluated once: a history of one row, with loss 0, and an empty state.
     `on_epoch` is called with the epoch's row, the best row so far, and the epochs there will be if none is better.
     Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for an unknown metric.
     """
@@ -48,6 +49,10 @@ def fit(
         raise ConfigError(
             f"unknown metric {training.monitor!r}", where="training.monitor", mend=nearest(training.monitor, known)
         )
+    if next(model.parameters(), None) is None:
+        row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}
+        on_epoch(row, row, 1)
+        return Fitted({}, 0, [row])
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate or cell.optimizer.learning_rate)
     decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: cell.optimizer.decay ** (epoch / 50))
     sampling, noise = stream(training.seed, "sampling"), stream(training.seed, "noise")
@@ -104,7 +109,7 @@ def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[st
     users = np.flatnonzero((valid.counts > 0) & (train.counts > 0))
     if len(users) == 0:
         raise DataError("no user has both training and validation interactions", mend="change the split's shares")
-    top = rank(*model.user_item_vectors(), users, [train])
+    top = rank(scorer(model), problem.n_items, users, [train])
     return means(metrics_per_user(top, users, valid))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
-from befa.ranking import rank, top_items
+from befa.ranking import products, rank, scorer, top_items
 
 GOLDEN = Path(__file__).parent / "golden/metrics.npz"
 
@@ -59,8 +59,7 @@ def test_ranking_and_metrics_agree_with_naive_loops(problem, k):
     train = Interactions.of(*np.nonzero(roles_UI == "t"), n_users)
     positives = Interactions.of(*np.nonzero(roles_UI == "p"), n_users)
     users = np.flatnonzero(positives.counts)
-    # user vectors are one-hot, so item vectors are the transposed scores
-    top = rank(torch.eye(n_users), torch.from_numpy(scores_UI.T.copy()), users, [train], k)
+    top = rank(lambda users_B: torch.from_numpy(scores_UI)[users_B], scores_UI.shape[1], users, [train], k)
     assert len(top) == len(users)
     for row, user in enumerate(users):
         candidates = [i for i in range(scores_UI.shape[1]) if roles_UI[user, i] != "t"]
@@ -80,6 +79,21 @@ def test_chunks_do_not_change_the_ranking(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     users, items = torch.randn(17, 4, generator=rng), torch.randn(23, 4, generator=rng)
     nothing = Interactions.of(np.array([], dtype=int), np.array([], dtype=int), 17)
-    whole = rank(users, items, np.arange(17), [nothing], 5)
+    whole = rank(products(users, items), 23, np.arange(17), [nothing], 5)
     monkeypatch.setattr("befa.ranking.SCORES_PER_CHUNK", 50)
-    assert (rank(users, items, np.arange(17), [nothing], 5) == whole).all()
+    assert (rank(products(users, items), 23, np.arange(17), [nothing], 5) == whole).all()
+
+
+class Vectors(torch.nn.Module):
+    def user_item_vectors(self):
+        return torch.eye(3), torch.arange(12.0).reshape(4, 3)
+
+
+class Scores(torch.nn.Module):
+    def scores(self, users_B):
+        return torch.arange(12.0).reshape(4, 3).T[users_B]
+
+
+def test_vectors_and_scores_are_two_forms_of_the_same():
+    asked = torch.tensor([2, 0])
+    assert scorer(Vectors())(asked).tolist() == scorer(Scores())(asked).tolist() == [[2, 5, 8, 11], [0, 3, 6, 9]]

@@ -4,7 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Generator, nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from befa.problem import Batch
 
 
 @contextmanager
@@ -21,3 +25,14 @@ def evaluating(model: nn.Module) -> Iterator[Generator]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def batch_rows(
+    batch: Batch, users_Ud: Float[Tensor, "U d"], items_Id: Float[Tensor, "I d"]
+) -> tuple[Float[Tensor, "B d"], Float[Tensor, "B d"], Float[Tensor, "B d"]]:
+    """The vectors of the batch's users, positives and negatives."""
+    return (
+        F.embedding(batch.users_B, users_Ud),
+        F.embedding(batch.positives_B, items_Id),
+        F.embedding(batch.negatives_B, items_Id),
+    )

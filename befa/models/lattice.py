@@ -15,7 +15,7 @@ from befa.content import content_towers
 from befa.graphs import cosine_edges, cosine_graph, hops, laplacian_values, propagate, row_adjacency
 from befa.layers import table
 from befa.losses import bpr, squared_norms
-from befa.models.base import evaluating
+from befa.models.base import batch_rows, evaluating
 from befa.problem import Batch, Problem
 from befa.sparse import SparseMatrix
 
@@ -78,12 +78,9 @@ class Lattice(nn.Module):
         """See the class."""
         if batch.starts_epoch or self.epoch_graph is None:
             self.epoch_graph = self._item_graph(rng)
-        users_Ud, items_Id = self._propagated(self.epoch_graph)
+        rows = batch_rows(batch, *self._propagated(self.epoch_graph))
         self.epoch_graph.cut_gradient()
-        user_Bd = F.embedding(batch.users_B, users_Ud)
-        positive_Bd, negative_Bd = F.embedding(batch.positives_B, items_Id), F.embedding(batch.negatives_B, items_Id)
-        norms = squared_norms(user_Bd, positive_Bd, negative_Bd)
-        return bpr(user_Bd, positive_Bd, negative_Bd) + self.config.reg_weight * norms
+        return bpr(*rows) + self.config.reg_weight * squared_norms(*rows)
 
     def user_item_vectors(self) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
         """Users and items propagated over a graph of the current parameters."""
