@@ -13,12 +13,13 @@ from torch import nn
 from befa import config, splits, tables
 from befa.adapters import ADAPTERS
 from befa.config import configuration
+from befa.controls import controlled
 from befa.errors import DataError, lookup
 from befa.feature_store import ENCODED, GIVEN, FeatureStore
 from befa.models import MODELS
 from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName
-from befa.rng import stream
+from befa.rng import numpy_stream, stream
 
 
 @configuration
@@ -111,6 +112,7 @@ class Cell:
 def load_problem(layout: Layout, cell: Cell) -> Problem:
     """The cell's training problem: the train part of the split, and the features of every modality by item id.
 
+    A control's features are made here, from the cell's seed: evaluation makes the same ones again.
     Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
     """
     items = tables.read_table(layout.filtered(cell.dataset) / "items.parquet", ["item_index", "item"])
@@ -126,7 +128,9 @@ def load_problem(layout: Layout, cell: Cell) -> Problem:
             path, encoder = layout.vectors(cell.dataset, modality), GIVEN
         store = FeatureStore.open(path, dataset=cell.dataset, encoder=encoder, modality=modality)
         values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
-        contents[modality] = content(values, present, cell.features.missing)
+        # Before the policy for absent items, which would pass a filled row off as a real one.
+        use, rng = ADAPTERS[cell.adapter].features, numpy_stream(cell.training.seed, "control", modality)
+        contents[modality] = content(controlled(values, present, use, rng=rng), present, cell.features.missing)
     return Problem(len(users), len(items), torch.from_numpy(users_E), torch.from_numpy(items_E), contents)
 
 

@@ -1,9 +1,13 @@
 """What every adapter offers."""
 
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Generator, Tensor
+
+FeatureUse = Literal["given", "random", "shuffled", "unused"]
+"""The features behind an adapter's content: `given` by the encoder; `random` or `shuffled`, as befa.controls makes
+them of the given ones; or `unused`: the given ones, but the adapter does not look at its content."""
 
 
 @runtime_checkable
@@ -14,6 +18,7 @@ class Adapter(Protocol):
     """
 
     Config: ClassVar[Any]
+    features: ClassVar[FeatureUse]
 
     def __call__(
         self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator

@@ -1,12 +1,13 @@
 """BeFA: behaviour-driven feature adaptation (arXiv 2406.00323)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from befa.adapters.base import FeatureUse
 from befa.config import configuration
 from befa.layers import dropout, linear
 
@@ -44,6 +45,7 @@ class BeFA(nn.Module):
     """
 
     Config = BeFAConfig
+    features: ClassVar[FeatureUse] = "given"
 
     def __init__(self, config: BeFAConfig, width: int, *, rng: Generator) -> None:
         super().__init__()

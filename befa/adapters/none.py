@@ -1,8 +1,11 @@
 """No adapter: the base recommender."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from befa.adapters.base import FeatureUse
 from befa.config import configuration
 
 
@@ -15,6 +18,7 @@ class Identity(nn.Module):
     """Hands the content on as it is."""
 
     Config = IdentityConfig
+    features: ClassVar[FeatureUse] = "given"
 
     def __init__(self, config: IdentityConfig, width: int, *, rng: Generator) -> None:
         super().__init__()
