@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from befa.encoders.base import Encoder
 from befa.errors import EncoderError
-from befa.features import Encoder
+from befa.neighbours import nearest_others
 
 NEIGHBOURS = 10
 BATCH = 16
@@ -45,7 +46,7 @@ def compare(
 
 
 def _image_vectors(encoder: Encoder, pictures: Sequence[Image.Image]) -> Float[Tensor, "B c"]:
-    return encoder.encode_images(torch.stack([encoder.preprocess(picture) for picture in pictures]))
+    return encoder.encode_images(torch.stack([encoder.pixels(picture) for picture in pictures]))
 
 
 def _text_vectors(encoder: Encoder, texts: Sequence[str]) -> Float[Tensor, "B c"]:
@@ -82,7 +83,7 @@ def _agreement(x_Ic: Float[np.ndarray, "I c"], y_Ie: Float[np.ndarray, "I e"]) -
         "mean_cosine": None if cosine_I is None else float(cosine_I.mean()),
         "least_cosine": None if cosine_I is None else float(cosine_I.min()),
         "similarity_correlation": _correlation(sims_x_II, sims_y_II),
-        "neighbour_overlap_at_10": _overlap(sims_x_II, sims_y_II),
+        "neighbour_overlap_at_10": _overlap(x_Ic, y_Ie),
     }
 
 
@@ -96,15 +97,8 @@ def _correlation(sims_x_II: Float[np.ndarray, "I I"], sims_y_II: Float[np.ndarra
     return float((a @ b / np.sqrt((a @ a) * (b @ b))).clip(-1, 1))
 
 
-def _overlap(sims_x_II: Float[np.ndarray, "I I"], sims_y_II: Float[np.ndarray, "I I"]) -> float | None:
-    if len(sims_x_II) < NEIGHBOURS + 2:
+def _overlap(x_Ic: Float[np.ndarray, "I c"], y_Ie: Float[np.ndarray, "I e"]) -> float | None:
+    if len(x_Ic) < NEIGHBOURS + 2:
         return None
-    pairs = zip(_nearest(sims_x_II), _nearest(sims_y_II), strict=True)
-    return float(np.mean([len(np.intersect1d(a, b)) / NEIGHBOURS for a, b in pairs]))
-
-
-def _nearest(sims_II: Float[np.ndarray, "I I"]) -> Int[np.ndarray, "I K"]:
-    """The most similar others of each item; of equal ones those that come first in the sample."""
-    others_II = sims_II.copy()
-    np.fill_diagonal(others_II, -np.inf)
-    return np.argsort(-others_II, axis=1, kind="stable")[:, :NEIGHBOURS]
+    near = (nearest_others(torch.from_numpy(v), NEIGHBOURS).tolist() for v in (x_Ic, y_Ie))
+    return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*near, strict=True)]))

@@ -6,17 +6,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from jaxtyping import Float, Int
 from scipy.stats import skew
 
 from befa import tables
-from befa.feature_store import metadata_of
+from befa.feature_store import vectors
+from befa.neighbours import nearest_others
 from befa.rng import numpy_stream
 
 NEIGHBOURS = 10
 QUERIES = 5_000
 """Items whose neighbours are looked for; of larger catalogues a fixed sample."""
-BLOCK = 128
 
 
 def report(path: Path) -> dict[str, Any]:
@@ -38,25 +39,22 @@ def report(path: Path) -> dict[str, Any]:
         result["truncated"] = int(pc.sum(table["truncated"]).as_py() or 0)
     result["duplicates"] = len(digests) - len(pc.unique(digests))
     result["reasons"] = dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
-    present = table["vector"].combine_chunks().drop_null()
-    width = int(metadata_of(table)["dimension"])
-    return result | geometry(present.flatten().to_numpy(zero_copy_only=False).reshape(-1, width))
+    return result | geometry(vectors(table["vector"].filter(table["vector"].is_valid())))
 
 
 def geometry(x_Id: Float[np.ndarray, "I d"]) -> dict[str, float | None]:
     """`mean_cosine`, `hubness`, `largest_hub` and `never_a_neighbour` of vectors; see `report`. Rounded to 6 digits."""
+    names, n = ("mean_cosine", "hubness", "largest_hub", "never_a_neighbour"), len(x_Id)
+    if n < NEIGHBOURS + 2:
+        return dict.fromkeys(names)
     unit_Id = x_Id.astype(np.float64)
     unit_Id /= np.linalg.norm(unit_Id, axis=1, keepdims=True)
-    n = len(unit_Id)
-    if n < NEIGHBOURS + 2:
-        return dict.fromkeys(("mean_cosine", "hubness", "largest_hub", "never_a_neighbour"))
     # The squared length of the sum is the sum of all cosines, own ones (n of 1) included.
     mean = ((unit_Id.sum(0) ** 2).sum() - n) / (n * (n - 1))
-    queries = np.sort(numpy_stream(1, "coverage").permutation(n)[:QUERIES])
-    times_I = np.bincount(_neighbours(unit_Id, queries).ravel(), minlength=n)
+    nearest_QK = _neighbours(x_Id)
+    times_I = np.bincount(nearest_QK.ravel(), minlength=n)
     hubness = skew(times_I) if np.ptp(times_I) else 0.0
-    values = (mean, hubness, times_I.max() / len(queries), (times_I == 0).mean())
-    names = ("mean_cosine", "hubness", "largest_hub", "never_a_neighbour")
+    values = (mean, hubness, times_I.max() / len(nearest_QK), (times_I == 0).mean())
     return {name: round(float(value), 6) for name, value in zip(names, values, strict=True)}
 
 
@@ -69,28 +67,20 @@ def overlap(first: Path, second: Path) -> dict[str, float | int | None]:
     for path in (first, second):
         table = tables.read_table(path, ["item", "vector"])
         table = table.filter(table["vector"].is_valid())
-        values = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-        stores.append(dict(zip(table["item"].to_pylist(), values, strict=True)))
-    common = sorted(set(stores[0]) & set(stores[1]))
+        stores.append((table["item"].to_pylist(), vectors(table["vector"])))
+    common = sorted(set(stores[0][0]) & set(stores[1][0]))
     if len(common) < NEIGHBOURS + 2:
         return {"items": len(common), "neighbour_overlap": None}
-    queries = np.sort(numpy_stream(1, "coverage").permutation(len(common))[:QUERIES])
     near = []
-    for store in stores:
-        unit_Id = np.stack([store[item] for item in common]).astype(np.float64)
-        near.append(_neighbours(unit_Id / np.linalg.norm(unit_Id, axis=1, keepdims=True), queries))
-    shares = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*(n.tolist() for n in near), strict=True)]
+    for items, x_Id in stores:
+        row = {item: number for number, item in enumerate(items)}
+        near.append(_neighbours(x_Id[[row[item] for item in common]]).tolist())
+    shares = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*near, strict=True)]
     return {"items": len(common), "neighbour_overlap": round(float(np.mean(shares)), 6)}
 
 
-def _neighbours(unit_Id: Float[np.ndarray, "I d"], queries_Q: Int[np.ndarray, " Q"]) -> Int[np.ndarray, "Q k"]:
-    """The 10 nearest others of every query, in blocks: memory does not grow with items times items."""
-    found = []
-    for start in range(0, len(queries_Q), BLOCK):
-        rows_B = queries_Q[start : start + BLOCK]
-        # Rounded, so that sums in another order do not change who is near.
-        cosine_BI = np.round(unit_Id[rows_B] @ unit_Id.T, 9)
-        cosine_BI[np.arange(len(rows_B)), rows_B] = -np.inf
-        best_BK = np.argpartition(-cosine_BI, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-        found.append(best_BK)
-    return np.concatenate(found)
+def _neighbours(x_Id: Float[np.ndarray, "I d"]) -> Int[np.ndarray, "Q K"]:
+    """The 10 nearest others of a fixed sample of at most 5,000 items, of all where there are no more."""
+    queries_Q = np.sort(numpy_stream(1, "coverage").permutation(len(x_Id))[:QUERIES])
+    values_Id = torch.from_numpy(np.require(x_Id, requirements="W"))  # torch takes no read-only array
+    return nearest_others(values_Id, NEIGHBOURS, queries_Q=torch.from_numpy(queries_Q)).numpy()

@@ -6,11 +6,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from befa.errors import FeatureError
+from befa.neighbours import BLOCK, nearest
 from befa.problem import Content, Problem
 from befa.sparse import SparseMatrix, pair_dots
-
-BLOCK = 2**23
-"""Similarities held at once while neighbours are looked for (64 MB): bounded, whatever the number of items."""
 
 
 def edge_weights(
@@ -74,20 +72,14 @@ def cosine_edges(
     """Each present item's `k` nearest present items by cosine, itself among them: rows, columns, cosines in [-1, 1].
 
     The choice has no gradient, the cosines have one to `values_Ic`. Absent items take no part; `k` is capped at the
-    number of present ones, so E = P min(k, P). Cosines within 1.5e-8 count as equal, and then the lower id is
-    nearer: duplicates thus give the same graph whatever the order of summation. No more than `block` similarities,
-    or one row of them, are held at once. A row of norm 0 has cosine 0 with all.
+    number of present ones, so E = P min(k, P). Cosines are compared in steps of 2^-24 (6e-8), and of equal ones the
+    lower id is nearer: duplicates thus give the same graph whatever the order of summation. No more than `block`
+    similarities, or one row of them, are held at once. A row of norm 0 has cosine 0 with all.
     """
     items_P = present_I.nonzero().squeeze(1)
-    n, k = len(items_P), min(k, len(items_P))
-    unit_Pc = F.normalize(values_Ic.detach()[items_P].double(), eps=torch.finfo(torch.float64).tiny)
-    lower_first_P = torch.arange(n - 1, -1, -1, device=items_P.device)
-    nearest = [items_P.new_zeros(0, k)]
-    for rows in unit_Pc.split(max(1, block // max(n, 1))):
-        # Integers below 2^53 in float64: the cosine in steps of 2^-26 first, then the id.
-        steps = ((2**26 * rows) @ unit_Pc.T).round_()
-        nearest.append(lower_first_P.add(steps, alpha=n).topk(k).indices)
-    rows_E, columns_E = items_P.repeat_interleave(k), items_P[torch.cat(nearest).flatten()]
+    values_Pc = values_Ic.detach() if present_I.all() else values_Ic.detach()[items_P]  # no copy without need
+    nearest_Pk = nearest(values_Pc, k, block=block)
+    rows_E, columns_E = items_P.repeat_interleave(nearest_Pk.shape[1]), items_P[nearest_Pk.flatten()]
     unit_Ic = F.normalize(values_Ic)
     return rows_E, columns_E, pair_dots(unit_Ic, unit_Ic, rows_E, columns_E)
 

@@ -1,15 +1,14 @@
 """Nearest items by cosine, through faiss: an index of a feature store's vectors, kept beside it in one file.
 
-faiss proposes candidates in float32; their cosines are then taken again in float64 and rounded to steps of 2^-24 (the
-finest that float32 holds below 1), and equal ones are ordered by item id. Answers thus depend neither on how many
-queries come at once nor on the order of the rows, and where the index is exact they are those of a loop over all items.
+faiss proposes candidates in float32; their cosines are then taken again in float64 and rounded to steps (as in
+befa/neighbours.py), and equal ones are ordered by item id. Answers thus depend neither on how many queries come at
+once nor on the order of the rows, and where the index is exact they are those of a loop over all items.
 """
 
 import json
 import logging
 import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from hashlib import file_digest
 from math import isqrt
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float, Float32, Int64
 
 from befa import tables
 from befa.errors import BefaError, ConfigError, DataError, FeatureError
 from befa.feature_store import FeatureStore, Modality, check_ids
+from befa.neighbours import SPARE, certain, one_thread, ranked
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,6 @@ FEWEST_PROBES = 16
 
 SEED = 1
 """Of the lists' training."""
-
-SPARE = 16
-"""Candidates beyond k that faiss is asked for, so that float32 noise at the k-th place is seen to be harmless."""
-
-STEPS = 2**24
-"""Cosines are multiples of 1 / STEPS."""
 
 BLOCK = 4096
 """Vectors that are held in float64 at once."""
@@ -104,7 +99,7 @@ class Index:
             unit_Id[start : start + BLOCK] = _unit(vectors_Id[order_I[start : start + BLOCK]])
         ids, lists = [ids[row] for row in order_I], lists_for(len(ids), exact_up_to)
         index = faiss.IndexFlatIP(width)
-        with _one_thread():
+        with one_thread(faiss):
             if lists:
                 index = faiss.IndexIVFFlat(index, width, lists, faiss.METRIC_INNER_PRODUCT)
                 index.cp.seed, index.cp.min_points_per_centroid = SEED, 1  # without it, small ones get a warning
@@ -192,7 +187,7 @@ class Index:
             unsure = []
             for query, rough_c, rows_c in zip(waiting, rough_Wc, rows_Wc, strict=True):
                 cosines_k, rows_k = self._refined(unit_Qd[query], rows_c[rows_c >= 0], k)
-                if last or (len(rows_k) == k and rough_c[-1] < cosines_k[-1] - self._noise()):
+                if last or (len(rows_k) == k and self._certain(rough_c, cosines_k)):
                     scores_Qk[query], ids[query] = cosines_k, [self.ids[row] for row in rows_k]
                 else:
                     unsure.append(query)
@@ -217,16 +212,12 @@ class Index:
     def _probes(self) -> int:
         return max(FEWEST_PROBES, int(self.lists * PROBED_SHARE))
 
-    def _noise(self) -> float:
-        """How far faiss' cosine can be from the rounded one: a sum of d products in float32, and half a step."""
-        return (self._index.d + 4) / STEPS
-
     def _propose(
         self, unit_Wd: Float32[np.ndarray, "W d"], candidates: int, probes: int
     ) -> tuple[Float32[np.ndarray, "W c"], Int64[np.ndarray, "W c"]]:
         """What faiss finds, best first: cosines and rows, -1 where there are no more in the lists looked into."""
         index = self._searched if candidates <= GPU_CANDIDATES else self._index
-        with _one_thread():
+        with one_thread(_faiss()):
             if not self.lists:
                 return index.search(unit_Wd, candidates)
             return index.search(unit_Wd, candidates, params=_faiss().SearchParametersIVF(nprobe=probes))
@@ -237,9 +228,13 @@ class Index:
         """The best `k` of the candidates `rows_c`, cosines first, then ids (that is, rows)."""
         parts = [rows_c[start : start + BLOCK] for start in range(0, len(rows_c), BLOCK)]
         exact = [np.einsum("cd,d->c", self._vectors(rows).astype(np.float64), unit_d) for rows in parts]
-        cosines_c = (np.round(np.concatenate([np.zeros(0), *exact]) * STEPS) / STEPS).clip(-1, 1)
-        best_k = np.lexsort((rows_c, -cosines_c))[:k]
-        return cosines_c[best_k], rows_c[best_k]
+        cosines_1c = torch.from_numpy(np.concatenate([np.zeros(0), *exact]))[None]
+        best_1k, rows_1k = ranked(cosines_1c, torch.from_numpy(rows_c)[None], k)
+        return best_1k[0].numpy(), rows_1k[0].numpy()
+
+    def _certain(self, rough_c: Float32[np.ndarray, " c"], cosines_k: Float[np.ndarray, " k"]) -> bool:
+        found = torch.from_numpy(rough_c)[None], torch.from_numpy(cosines_k)[None]
+        return bool(certain(*found, self._index.d))
 
     def _vectors(self, rows_n: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n d"]:
         if self.lists and self._index.direct_map.no():
@@ -305,18 +300,6 @@ def _on_gpu(index: Any) -> Any:
     if getattr(faiss, "get_num_gpus", int)() == 0:
         return index
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """faiss on one core, as all of the project's work unless told otherwise; and training sums in one order."""
-    faiss = _faiss()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def _faiss() -> ModuleType:

@@ -66,3 +66,12 @@ def test_overlap_is_one_for_a_rotation_and_near_chance_for_noise(tmp_path):
     assert noise["neighbour_overlap"] == pytest.approx(10 / 299, abs=0.02)
     few = store(tmp_path / "d.parquet", x[:5], [f"{n:04d}" for n in range(5)])
     assert coverage.overlap(first, few) == {"items": 5, "neighbour_overlap": None}
+
+
+def test_duplicates_have_each_other_as_neighbours_whatever_their_number():
+    """A shop's placeholder picture: the lowest rows of the many equal ones are everybody's neighbours."""
+    x = np.random.default_rng(5).normal(size=(3000, 8))
+    x[1000:] = x[0]
+    found = coverage.geometry(x)
+    assert found["largest_hub"] == pytest.approx(2000 / 3000, abs=0.02)
+    assert found == coverage.geometry(x.astype(np.float32).astype(np.float64) * 3)

@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from befa import feature_store, search, tables
 from befa.errors import ConfigError, DataError, FeatureError
-from befa.search import STEPS, Index
+from befa.neighbours import STEPS
+from befa.search import Index
 
 HASH = "0" * 64
 

@@ -1,0 +1,21 @@
+"""Stage `overlap@<dataset>`: how far its encoders, and image and text, agree on which items are near each other."""
+
+from befa import config, tables
+from befa.errors import lookup
+from befa.feature_store import ENCODED
+from befa.paths import Layout
+from befa.report import overlap
+from pipelines.show_overlap import show
+
+
+def run(dataset: str, layout: Layout) -> None:
+    """Prints and stores the table as JSON and Markdown; the encoders are those of `axes` in params.yaml."""
+    params = config.read_params(layout.params)
+    lookup(config.block(params, "datasets"), dataset, "dataset")
+    names = [(encoder, modality) for encoder in config.block(params, "axes.encoder") for modality in ENCODED]
+    stores = {f"{encoder}/{modality}": layout.features(dataset, encoder, modality) for encoder, modality in names}
+    result, folder = overlap.table(dataset, stores), layout.report(dataset)
+    tables.write_json(folder / "overlap.json", result)
+    with tables.whole(folder / "overlap.md") as part:
+        part.write_text(overlap.markdown(result), encoding="utf-8")
+    show(result)
