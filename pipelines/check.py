@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.table import Table
 
 from befa import config
 from befa.cells import Cell
-from befa.encoders import ENCODERS
+from befa.encoders import ENCODERS, clip_weights
+from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.needs import Need
 from befa.paths import Layout
@@ -29,7 +31,7 @@ def needs(dataset: str, layout: Layout) -> list[Need]:
     lookup(config.block(params, "datasets"), dataset, "dataset")
     found = [*_parameters(params, dataset), *_raw(params, dataset, layout)]
     for name in config.block(params, "axes.encoder"):
-        found += _weights(params, name)
+        found += _weights(params, name, layout)
     free = shutil.disk_usage(layout.root.resolve()).free
     found.append(Need(f"{free / 1e9:,.0f} GB free on the disk", free > ROOM, "make room, or move the project"))
     return [*found, Need(_device(), True)]
@@ -65,15 +67,16 @@ def _raw(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:
         return [Need("its source", False, str(error))]
 
 
-def _weights(params: Mapping[str, Any], encoder: str) -> list[Need]:
+def _weights(params: Mapping[str, Any], encoder: str, layout: Layout) -> list[Need]:
     try:
         kind = lookup(ENCODERS, config.block(params, f"encoders.{encoder}.kind"), "kind of encoder")
         cfg = config.load(params, f"encoders.{encoder}", kind.Config)
     except ConfigError as error:
         return [Need(f"encoder {encoder}", False, str(error))]
+    if isinstance(cfg, OpenClipConfig):
+        found = clip_weights.need(layout.downloaded, cfg)
+        return [replace(found, what=f"weights of encoder {encoder}: {found.what}")]
     weights = getattr(cfg, "weights", None) or cfg.model
-    if weights == "trained":
-        return [Need(f"weights of encoder {encoder} (trained here)", True)]
     path = Path(weights).expanduser()
     if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
         return [Need(f"weights of encoder {encoder} at {path}", path.is_file(), "place them there")]
