@@ -62,6 +62,10 @@ class Layout:
         """What a feature store holds, as JSON."""
         return self.root / "data/features" / dataset / encoder / f"{modality}.coverage.json"
 
+    def speed(self, dataset: str, encoder: str, modality: str) -> Path:
+        """How fast a store was made, as JSON; of no stage's outputs, as it differs from run to run."""
+        return self.root / "data/speed" / dataset / encoder / f"{modality}.json"
+
     def run(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
         """Folder of one cell: checkpoint, history, configuration, metrics."""
         return self.root / "data/runs" / dataset / encoder / model / adapter

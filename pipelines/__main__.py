@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from enum import StrEnum
 from importlib import import_module
 from typing import Annotated
 
@@ -20,14 +21,25 @@ Encoder = Annotated[str, typer.Argument(help="A key of `encoders` in params.yaml
 Model = Annotated[str, typer.Argument(help="A key of `models` in params.yaml.")]
 Adapter = Annotated[str, typer.Argument(help="A key of `adapters` in params.yaml.")]
 
+
+class DeviceName(StrEnum):
+    """Where to encode."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+Device = Annotated[DeviceName | None, typer.Option(help="In place of params.yaml's encode.device.")]
+
 STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
 FLOWS = "Flows"
 RESULTS = "Results"
 
 
-def stage(name: str, *arguments: str) -> None:
+def stage(name: str, *arguments: str, **options: str | None) -> None:
     """Runs one stage's `run`. Imported here, not above: the command line stays quick, and torch loads only if used."""
-    import_module(f"pipelines.stages.{name}").run(*arguments, Layout())
+    import_module(f"pipelines.stages.{name}").run(*arguments, Layout(), **options)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -61,15 +73,15 @@ def encoder(dataset: Dataset, encoder: Encoder) -> None:
 
 
 @app.command("encode_images", rich_help_panel=STAGES)
-def encode_images(dataset: Dataset, encoder: Encoder) -> None:
+def encode_images(dataset: Dataset, encoder: Encoder, device: Device = None) -> None:
     """Encode the images that are new or changed into the feature store."""
-    stage("encode_images", dataset, encoder)
+    stage("encode_images", dataset, encoder, device=device and device.value)
 
 
 @app.command("encode_texts", rich_help_panel=STAGES)
-def encode_texts(dataset: Dataset, encoder: Encoder) -> None:
+def encode_texts(dataset: Dataset, encoder: Encoder, device: Device = None) -> None:
     """Encode the texts that are new or changed into the feature store."""
-    stage("encode_texts", dataset, encoder)
+    stage("encode_texts", dataset, encoder, device=device and device.value)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -96,14 +108,22 @@ def table_1(dataset: Dataset) -> None:
     stage("table_1", dataset)
 
 
+@app.command(rich_help_panel=STAGES)
+def overlap(dataset: Dataset) -> None:
+    """Print and store how far encoders, and image and text, agree on which items are near each other."""
+    stage("overlap", dataset)
+
+
 @app.command(rich_help_panel=RESULTS)
 def show(dataset: Dataset) -> None:
-    """Print a dataset's tables again: its sizes, and BeFA's result."""
-    from pipelines import show_table_1, table
+    """Print a dataset's tables again: its sizes, who is near whom, and BeFA's result."""
+    from pipelines import show_overlap, show_table_1, table
 
     folder = Layout().report(dataset)
     if (folder / "table_1.json").exists():
         show_table_1.show(tables.read_json(folder / "table_1.json"))
+    if (folder / "overlap.json").exists():
+        show_overlap.show(tables.read_json(folder / "overlap.json"))
     table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
 
 

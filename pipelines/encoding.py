@@ -8,7 +8,8 @@ import torch
 
 from befa import config, tables
 from befa.encoders import ENCODERS
-from befa.errors import ConfigError, lookup
+from befa.encoders.base import Loading
+from befa.errors import ConfigError, EncoderError, lookup
 from befa.images import ImageFiles
 from befa.paths import Layout
 
@@ -26,10 +27,36 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
 
 
 def loaded(layout: Layout, dataset: str, encoder: str) -> tuple[Any, Any]:
-    """The encoder as a dataset uses it, ready to encode, and its configuration."""
+    """The encoder as a dataset uses it, on the CPU, and its configuration; see `require_identified`."""
+    loading = loading_of(layout, dataset, encoder)
+    network = loading("cpu")
+    require_identified(layout, dataset, encoder, network.identity)
+    return network, loading.config
+
+
+def loading_of(layout: Layout, dataset: str, encoder: str) -> Loading:
+    """How the encoder is loaded as a dataset uses it."""
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
-    downloads = getattr(cfg, "weights", None) == "download"
-    return kind.load(layout.downloaded if downloads else layout.weights(dataset, encoder), cfg), cfg
+    trained = getattr(cfg, "weights", None) == "trained"
+    folder = layout.weights(dataset, encoder) if trained else layout.downloaded
+    return Loading(kind, folder.resolve(), cfg)
+
+
+def require_identified(layout: Layout, dataset: str, encoder: str, identity: Mapping[str, str]) -> None:
+    """Raises EncoderError when the encoder is not the one that the stage `encoder` identified.
+
+    DVC watches no file outside of the project, nor the downloaded ones, so that one of these may have been replaced.
+    """
+    described = layout.weights(dataset, encoder) / "encoder.json"
+    # Absent where the project trained the encoder, and while the stage `encoder` runs: DVC removes what it wrote.
+    identified = tables.read_json(described) if described.is_file() else identity
+    changed = [key for key in identity if identified.get(key) != identity[key]]
+    if changed:
+        raise EncoderError(
+            f"the encoder is another one than its stage identified (first difference: {changed[0]})",
+            where=described,
+            mend=f"put the former weights back, or run `dvc repro --force encoder@{dataset}-{encoder}`",
+        )
 
 
 def one_thread() -> None:
@@ -39,7 +66,8 @@ def one_thread() -> None:
 
 def picture_table(layout: Layout, dataset: str) -> tuple[pa.Table, ImageFiles]:
     """Raw item ids and their pictures' references, and the files that these refer to."""
-    return tables.read_table(layout.media(dataset) / "pictures/references.parquet"), ImageFiles(layout.data)
+    references = tables.read_table(layout.media(dataset) / "pictures/references.parquet")
+    return references, ImageFiles(layout.data.resolve())
 
 
 def item_table(layout: Layout, dataset: str, column: str) -> pa.Table:

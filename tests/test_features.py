@@ -15,10 +15,13 @@ from PIL import Image
 from befa import features, tables
 from befa.encoders.clip_config import OpenClipConfig
 from befa.encoders.open_clip import OpenClipEncoder
+from befa.encoding import LocalEngine
 from befa.errors import FeatureError
-from befa.features import FeatureStore
+from befa.feature_store import FeatureStore
 from befa.images import ImageFiles, decode
 from befa.sources import demo
+
+NAMED = {"dataset": "demo", "encoder_name": "clip"}
 
 
 class Counting:
@@ -27,22 +30,18 @@ class Counting:
     modalities = ("image", "text")
 
     def __init__(self, inner):
-        self.inner, self.batches, self.killed_in_batch = inner, [], None
+        self.inner, self.batches = inner, []
         self.identity, self.preprocessing = inner.identity, inner.preprocessing
         self.dimension, self.normalise, self.precision = inner.dimension, inner.normalise, inner.precision
-        self.preprocess, self.tokenize = inner.preprocess, inner.tokenize
+        self.pixels, self.tokenize = inner.pixels, inner.tokenize
+        self.device, self.text_lengths = inner.device, inner.text_lengths
 
     def encode_images(self, pixels_B3HW):
-        self._note(pixels_B3HW)
+        self.batches.append(len(pixels_B3HW))
         return self.inner.encode_images(pixels_B3HW)
 
-    def _note(self, batch):
-        self.batches.append(len(batch))
-        if len(self.batches) == self.killed_in_batch:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     def encode_texts(self, tokens_BL):
-        self._note(tokens_BL)
+        self.batches.append(len(tokens_BL))
         return self.inner.encode_texts(tokens_BL)
 
 
@@ -56,16 +55,14 @@ def items(catalogue):
     return pa.Table.from_batches(demo.items(catalogue, None))
 
 
-def images(path, items, catalogue, encoder, **options):
-    files = ImageFiles(catalogue)
-    given = {"dataset": "demo", "encoder_name": "clip", "batch_size": 8, **options}
-    return features.encode_images(path, items, files, encoder, **given)
+def images(path, items, catalogue, encoder, *, batch_size=8, workers=0, progress=None):
+    engine = LocalEngine(encoder, "image", ImageFiles(catalogue), batch_size=batch_size, workers=workers)
+    return features.encode(path, items, engine, modality="image", **NAMED, progress=progress).counts
 
 
-def texts(path, items, encoder, **options):
-    return features.encode_texts(
-        path, items, encoder, **{"dataset": "demo", "encoder_name": "clip", "batch_size": 8} | options
-    )
+def texts(path, items, encoder, *, batch_size=8, workers=0, progress=None):
+    engine = LocalEngine(encoder, "text", batch_size=batch_size, workers=workers)
+    return features.encode(path, items, engine, modality="text", **NAMED, progress=progress).counts
 
 
 def opened(path, modality="image", **other):
@@ -78,7 +75,10 @@ def test_coverage_and_columns_tell_what_became_of_every_item(tmp_path, items, ca
     assert coverage == {
         "items": 40, "ok": 37, "missing": 2, "corrupt": 1, "duplicates": 0, "encoded": 37, "copied": 0,
     }  # fmt: skip
-    assert seen == [(done, 40) for done in range(1, 41)]
+    assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
+    assert seen[-1][:2] == (40, 40)
+    assert "read " in seen[-1][2]
+    assert "encode " in seen[-1][2]
     assert encoder.batches == [8] * 5  # the last is padded
     table = pq.read_table(tmp_path / "i.parquet")
     assert table["item"].to_pylist() == sorted(items["item"].to_pylist())
@@ -137,28 +137,34 @@ def test_all_shuffled_and_incremental_are_the_same_bytes(tmp_path, items, catalo
 def test_five_kills_lose_at_most_a_part_each_and_change_no_byte(
     tmp_path, items, catalogue, encoder, modality, monkeypatch
 ):
-    monkeypatch.setattr(features, "PART", 6)
+    monkeypatch.setattr(features, "PART", 3)
+    parts = tmp_path / "killed.parts"
 
-    def encode(name):
+    def encode(name, progress=None):
         if modality == "image":
-            return images(tmp_path / name, items, catalogue, encoder, batch_size=6)
-        return texts(tmp_path / name, items, encoder, batch_size=6)
+            return images(tmp_path / name, items, catalogue, encoder, batch_size=3, progress=progress)
+        return texts(tmp_path / name, items, encoder, batch_size=3, progress=progress)
+
+    def kill_after_a_part(saved):
+        def look(done, total, note):
+            if parts.is_dir() and len(list(parts.glob("*.parquet"))) > saved:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return look
 
     encode("whole.parquet")
     batches = len(encoder.batches)
-    for _ in range(5):
+    for saved in range(5):
         process = os.fork()
         if process == 0:
-            encoder.batches.clear()
-            encoder.killed_in_batch = 2
-            encode("killed.parquet")
+            encode("killed.parquet", kill_after_a_part(saved))
             os._exit(0)  # not reached
         _, status = os.waitpid(process, 0)
         assert os.WIFSIGNALED(status)
         assert not (tmp_path / "killed.parquet").exists()
     encoder.batches.clear()
     encode("killed.parquet")
-    assert len(encoder.batches) == batches - 5
+    assert len(encoder.batches) <= batches - 5
     assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.parquet", "whole.parquet"]
 
@@ -217,7 +223,7 @@ def test_a_vector_is_the_encoders_own(tmp_path, items, catalogue, encoder):
     images(tmp_path / "i.parquet", items, catalogue, encoder)
     item = next(row for row in items.to_pylist() if row["image"])
     x, _ = opened(tmp_path / "i.parquet").aligned([item["item"]], max_missing=0.0)
-    pixels = encoder.preprocess(decode(ImageFiles(catalogue).read(item["image"])))
+    pixels = encoder.pixels(decode(ImageFiles(catalogue).read(item["image"])))
     torch.testing.assert_close(torch.from_numpy(x), encoder.inner.encode_images(pixels[None]))
 
 
@@ -295,7 +301,7 @@ def test_a_vector_that_would_poison_a_cosine_is_named(tmp_path, items, encoder, 
     table = pq.read_table(path)
     rows = table.to_pylist()
     bad = next(row for row in rows if row["vector"])
-    bad["vector"] = [value] * 16
+    bad["vector"] = np.full(16, value, "<f4").tobytes()
     metadata = {key.decode(): text.decode() for key, text in table.schema.metadata.items()}
     tables.write_table(path, pa.Table.from_pylist(rows, table.schema), metadata)
     with pytest.raises(FeatureError, match=rf"1 vectors are not finite or zero \(first: item {bad['item']}\)"):
@@ -304,7 +310,7 @@ def test_a_vector_that_would_poison_a_cosine_is_named(tmp_path, items, encoder, 
 
 def test_an_encoder_that_gives_no_numbers_writes_nothing(tmp_path, items, encoder):
     encoder.encode_texts = lambda tokens_BL: torch.full((len(tokens_BL), 16), float("nan"))
-    with pytest.raises(FeatureError, match="8 of 8 text vectors"):
+    with pytest.raises(FeatureError, match=r"\d of \d text vectors that are not finite or zero"):
         texts(tmp_path / "t.parquet", items, encoder)
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from befa.metrics import CUTOFFS, METRICS
-from befa.models import MODELS
+from pipelines.stages.train_befa import MODELS
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +44,7 @@ def bytes_of(project):
     return {
         str(path.relative_to(project)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((project / "data").rglob("*"))
-        if path.is_file() and path.name != "timing.json"
+        if path.is_file() and path.name != "timing.json" and project / "data/speed" not in path.parents
     }
 
 
@@ -82,6 +82,13 @@ def test_the_table_has_base_befa_and_gain_per_model_and_metric(project):
         if row["base"]:
             assert row["gain"] == pytest.approx(row["befa"] / row["base"] - 1)
     assert "| recall@20 |" in (project / "data/reports/demo/befa.md").read_text()
+
+
+def test_the_overlap_needs_the_features_alone(project):
+    assert repro(project, "overlap@demo") == ["overlap@demo"]
+    assert repro(project, "overlap@demo") == []
+    [pair] = json.loads((project / "data/reports/demo/overlap.json").read_text())["pairs"].values()
+    assert 0 <= pair["neighbour_overlap"] <= 1
 
 
 def test_a_second_repro_does_nothing(project):

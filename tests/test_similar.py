@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from befa import features, tables
 from befa.encoders.open_clip import OpenClipEncoder
+from befa.encoding import LocalEngine
 from befa.errors import ConfigError, DataError, EncoderError, FeatureError
 from befa.images import ImageFiles
 from befa.paths import Layout
@@ -39,11 +40,10 @@ def made(tmp_path_factory, catalogue, clip_folder, clip_config):
     pictures = items.select(["item"]).append_column("image", [references])
     tables.write_table(layout.media("demo") / "pictures/references.parquet", pictures)
     encoder = OpenClipEncoder.load(clip_folder, clip_config)
-    named = {"dataset": "demo", "encoder_name": "clip", "batch_size": 8}
-    features.encode_images(
-        layout.features("demo", "clip", "image"), pictures, ImageFiles(layout.data), encoder, **named
-    )
-    features.encode_texts(layout.features("demo", "clip", "text"), items, encoder, **named)
+    for modality, table in (("image", pictures), ("text", items)):
+        engine = LocalEngine(encoder, modality, ImageFiles(layout.data), batch_size=8)
+        named = {"modality": modality, "dataset": "demo", "encoder_name": "clip"}
+        features.encode(layout.features("demo", "clip", modality), table, engine, **named)
     return layout
 
 

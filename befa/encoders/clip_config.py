@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from befa.config import configuration
+from befa.downloads import KnownFile
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -104,12 +105,19 @@ class OpenClipConfig:
     """A name that open_clip knows ("ViT-B-32-quickgelu", "RN50-quickgelu"), or a CLIP of the project's own."""
     weights: str
     """"trained" (by the project's own stage, from the dataset's pictures and titles), a tag that open_clip knows for
-    the architecture ("openai"; downloaded), or the path of a checkpoint (.safetensors, .pt, .bin)."""
+    the architecture ("openai"; downloaded), or a path: of a checkpoint (.safetensors, .pt, .bin), or of a folder with
+    open_clip_config.json beside its weights. A path has a slash or one of these endings."""
     tag: str | None = None
-    """For a path: which tag the file is a copy of. Its normalisation is used and its activation is checked."""
+    """For a checkpoint's path: which tag the file is a copy of. Its normalisation is used, its activation checked."""
+    mirror: str | None = None
+    """For a tag: address or folder of its file; null for where open_clip says. The environment's
+    BEFA_MIRROR_<ARCHITECTURE>_<TAG> (BEFA_MIRROR_VIT_B_32_QUICKGELU_OPENAI) goes first."""
+    file: KnownFile = KnownFile()
+    """For a tag or a checkpoint's path: its size and checksum, compared where given. OpenAI's checksums are known."""
     normalise: bool = False
     """Divide vectors by their length. The paper's code does not."""
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16, several times as fast on a GPU; vectors differ by about a hundredth."""
     batch_size: Positive = 64
     """Rows of every call to a tower; the last batch is padded, so that vectors do not depend on it."""
     training: ContrastiveConfig | None = None

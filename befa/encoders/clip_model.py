@@ -11,11 +11,15 @@ from typing import Any
 
 import open_clip
 import torch
+from jaxtyping import Float, Int
+from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.transform import PreprocessCfg
+from open_clip.transformer import text_global_pool
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from befa.encoders import torchscript
 from befa.encoders.clip_config import MEAN, STD, Architecture
 from befa.errors import EncoderError
 from befa.rng import global_seed
@@ -83,11 +87,42 @@ def build(config: Mapping[str, Any], *, seed: int = 0) -> nn.Module:
         ) from None
 
 
+TEXT_LENGTHS = (16, 24, 32, 48)
+"""Where texts are cut, besides at the full context; fixed, so that a vector depends on its text alone."""
+
+
+def text_lengths(model: nn.Module, context_length: int) -> tuple[int, ...]:
+    """At how many tokens a text may be cut, ascending: in a causal tower read at the end token, at any that hold it."""
+    text = getattr(model, "text", model)
+    pool = getattr(text, "pool_type", None) or getattr(text, "text_pool_type", None)
+    plain = getattr(text, "cls_emb", None) is None and not getattr(text, "use_pad_mask", False)
+    if pool not in ("argmax", "eos") or not plain or getattr(text, "attn_mask", None) is None:
+        return (context_length,)
+    return (*(length for length in TEXT_LENGTHS if length < context_length), context_length)
+
+
+def encode_text(model: nn.Module, tokens_BL: Int[Tensor, "B L"]) -> Float[Tensor, "B d"]:
+    """The text tower on texts of the full context, or cut at one of `text_lengths`."""
+    length = tokens_BL.shape[1]
+    if not isinstance(model, open_clip.CLIP) or length == len(model.positional_embedding):
+        return model.encode_text(tokens_BL)  # a tower of its own (CustomTextCLIP) takes any length by itself
+    x_BLw = model.token_embedding(tokens_BL) + model.positional_embedding[:length]
+    x_BLw = model.ln_final(model.transformer(x_BLw, attn_mask=model.attn_mask[:length, :length]))
+    end_token = getattr(model, "text_eos_id", None)
+    x_Bw = text_global_pool(x_BLw, tokens_BL, model.text_pool_type, eos_token_id=end_token)
+    project = model.text_projection
+    if project is None:
+        return x_Bw
+    return project(x_Bw) if isinstance(project, nn.Linear) else x_Bw @ project
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint on the CPU; runs no code from it. Raises EncoderError when that cannot be done."""
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
+        elif torchscript.is_archive(path):
+            state = torchscript.read(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -100,7 +135,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise EncoderError(
             f"not a checkpoint of tensors alone ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
             where=path,
-            mend="save its state_dict as safetensors (a TorchScript archive is a program)",
+            mend="it is damaged or holds code: get it anew, or save its state_dict as safetensors",
         ) from None
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -116,6 +151,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, where: object
     Stricter than open_clip's loader, which resizes position embeddings that do not fit.
     """
     wanted = model.state_dict()
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(dict(state))  # the text tower's names before it was one of its own
     state = {key: value.reshape(wanted[key].shape) if _is_scale(key, wanted) else value for key, value in state.items()}
     problems = {
         "missing": [key for key in wanted if key not in state],

@@ -89,6 +89,8 @@ class SbertEncoder:
         """Whether vectors have length one, by the model's own pipeline or by the parameter."""
         self.precision = "fp32"
         self.preprocessing = ""
+        self.text_lengths = (max_tokens,)
+        """It cuts texts by itself, in `encode_texts`."""
         # Names of tensors as the transformer has them: sentence-transformers changes its own between versions.
         weights = nn.ModuleList([model[0].auto_model, *list(model)[1:]])
         self.identity: dict[str, str] = {
@@ -142,6 +144,10 @@ class SbertEncoder:
         )
 
     def preprocess(self, picture: Image.Image) -> NoReturn:
+        """Raises EncoderError: there is no image tower."""
+        _no_pictures()
+
+    def pixels(self, picture: Image.Image) -> NoReturn:
         """Raises EncoderError: there is no image tower."""
         _no_pictures()
 

@@ -16,11 +16,11 @@ from PIL import Image
 
 from befa.compare import compare
 from befa.downloads import KnownFile, Policy
+from befa.encoders.base import Encoder
 from befa.encoders.clip_config import Architecture, TextTower, VisionTower
 from befa.encoders.imagebind import CHECKPOINT, ImageBindConfig, ImageBindEncoder, checkpoint, convert, model_config
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import EncoderError
-from befa.features import Encoder
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/imagebind_tiny.npz"
 QUICK = Policy(tries=3, shortest_wait=0.001, longest_wait=0.01, connect_timeout=2, read_timeout=2, reserve_bytes=0)
@@ -427,7 +427,8 @@ class Turned:
         self.encoder, self.turn, self.modalities = encoder, turn, modalities
         self.identity, self.preprocessing, self.precision = encoder.identity, encoder.preprocessing, "fp32"
         self.dimension, self.normalise = encoder.dimension, encoder.normalise
-        self.preprocess, self.tokenize = encoder.preprocess, encoder.tokenize
+        self.pixels, self.tokenize = encoder.pixels, encoder.tokenize
+        self.device, self.text_lengths = encoder.device, encoder.text_lengths
 
     def encode_images(self, pixels):
         return self.turn(self.encoder.encode_images(pixels))

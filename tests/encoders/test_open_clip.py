@@ -12,7 +12,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from befa.encoders import ENCODERS, clip_model
-from befa.encoders import open_clip as module
 from befa.encoders.clip_config import OpenClipConfig
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import EncoderError
@@ -40,8 +39,9 @@ def tags(named, monkeypatch, tmp_path):
     """Tags as open_clip has them: "openai" was made with QuickGELU and is listed for both names."""
     from open_clip import pretrained
 
-    quick = {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bicubic"}
-    monkeypatch.setitem(pretrained._PRETRAINED, named, {"openai": quick, "laion": {"quick_gelu": False}})
+    hub = {"hf_hub": "owner/small/"}
+    quick = {**hub, "quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25), "interpolation": "bicubic"}
+    monkeypatch.setitem(pretrained._PRETRAINED, named, {"openai": quick, "laion": {**hub, "quick_gelu": False}})
     monkeypatch.setitem(pretrained._PRETRAINED, f"{named}-quickgelu", {"openai": quick})
 
 
@@ -145,16 +145,16 @@ def test_files_that_are_no_weights_are_an_error(clip_folder, named, tmp_path):
             OpenClipEncoder.load(tmp_path, config_for(named, tmp_path / name))
 
 
-def test_openai_weights_need_quick_gelu(clip_folder, named, tags, tmp_path, monkeypatch):
+def test_openai_weights_need_quick_gelu(clip_folder, named, tags, tmp_path):
     checkpoint = clip_folder / "open_clip_model.safetensors"
-    monkeypatch.setattr(module, "download_pretrained", lambda found: str(checkpoint))
-    for config in (config_for(named, "openai"), config_for(named, checkpoint, tag="openai")):
+    mirror = {"mirror": str(checkpoint)}
+    for config in (config_for(named, "openai", **mirror), config_for(named, checkpoint, tag="openai")):
         with pytest.raises(EncoderError, match="set architecture to small-test-quickgelu"):
             OpenClipEncoder.load(tmp_path, config)
     quick = f"{named}-quickgelu"
     encoders = [
         OpenClipEncoder.load(tmp_path, config)
-        for config in (config_for(quick, "openai"), config_for(quick, checkpoint, tag="openai"))
+        for config in (config_for(quick, "openai", **mirror), config_for(quick, checkpoint, tag="openai"))
     ]
     assert encoders[0].identity == encoders[1].identity
     assert encoders[0].identity["activation"] == "quick_gelu"
@@ -175,19 +175,16 @@ def test_open_clip_itself_lists_openai_for_the_plain_name():
     assert clip_model.pretrained_config("ViT-B-32-quickgelu", quick, "openai")["quick_gelu"]
 
 
-def test_names_that_nobody_knows(named, tags, tmp_path, clip_config, monkeypatch):
-    def offline(found):
-        raise OSError("no network")
-
+def test_names_that_nobody_knows(named, tags, tmp_path, clip_config):
     with pytest.raises(EncoderError, match=r"no architecture 'ViT-B-23'; nearest: .*ViT-B-32"):
         OpenClipEncoder.load(tmp_path, config_for("ViT-B-23", "openai"))
     with pytest.raises(EncoderError, match=r"no weights 'opnai' for small-test; known tags: openai, laion"):
         OpenClipEncoder.load(tmp_path, config_for(named, "opnai"))
     with pytest.raises(EncoderError, match="no weights 'openai' for an architecture of the project's own"):
         OpenClipEncoder.load(tmp_path, config_for(clip_config.architecture, "openai"))
-    monkeypatch.setattr(module, "download_pretrained", offline)
-    with pytest.raises(EncoderError, match=r"cannot be downloaded \(no network\); set weights to the path"):
-        OpenClipEncoder.load(tmp_path, config_for(named, "laion"))
+    for path in ("weights/openai", "openai.pt", "~/openai"):
+        with pytest.raises(EncoderError, match=r"no such checkpoint or folder in .*openai.*; correct `weights`"):
+            OpenClipEncoder.load(tmp_path, config_for(named, path))
 
 
 def test_a_folder_of_another_architecture_or_none(clip_folder, clip_config, tmp_path):

@@ -15,7 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from befa import features
+from befa.encoders.base import Encoder
 from befa.encoders.sbert import SbertConfig, SbertEncoder
+from befa.encoding import LocalEngine
 from befa.errors import EncoderError
 
 pytestmark = pytest.mark.skipif(find_spec("sentence_transformers") is None, reason="the extra sbert is not installed")
@@ -118,9 +120,9 @@ def test_a_store_is_filled_once(minilm, tmp_path):
 
     def encode(name, table, batch_size=8):
         path = tmp_path / name
-        return path, features.encode_texts(
-            path, table, minilm, dataset="demo", encoder_name="minilm", batch_size=batch_size
-        )
+        engine = LocalEngine(minilm, "text", batch_size=batch_size)
+        named = {"modality": "text", "dataset": "demo", "encoder_name": "minilm"}
+        return path, features.encode(path, table, engine, **named).counts
 
     path, coverage = encode("a.parquet", items)
     assert coverage == {
@@ -164,7 +166,7 @@ def test_a_local_folder_is_a_model(tiny, tmp_path, caplog, capfd):
     unit = load(tiny, normalise=True)
     assert unit.normalise
     torch.testing.assert_close(vectors(unit, texts), x / x.norm(dim=1, keepdim=True))
-    assert isinstance(encoder, features.Encoder)
+    assert isinstance(encoder, Encoder)
     shutil.copytree(tiny, tmp_path / "elsewhere")
     assert load(tmp_path / "elsewhere").identity == encoder.identity
 

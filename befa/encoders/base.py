@@ -1,0 +1,59 @@
+"""What the feature store needs of an encoder, and how one is loaded where it is used."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Num, UInt8
+from PIL import Image
+from torch import Tensor
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen network with an image tower, a text tower, or both; see open_clip."""
+
+    modalities: Sequence[str]
+    """Which of image and text it encodes."""
+    identity: Mapping[str, str]
+    preprocessing: str
+    dimension: int
+    normalise: bool
+    precision: str
+    device: torch.device
+    text_lengths: Sequence[int]
+    """Numbers of tokens at which a text may be cut, ascending."""
+
+    def pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 H W"]:
+        """A picture at the tower's size."""
+        ...
+
+    def encode_images(self, pixels_B3HW: Num[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:
+        """Image vectors, on the CPU."""
+        ...
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Tensor]:
+        """Token ids, numbers of tokens, and which texts were cut."""
+        ...
+
+    def encode_texts(self, tokens_BL: Int[Tensor, "B L"]) -> Float[Tensor, "B d"]:
+        """Text vectors, on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How an encoder is loaded, on any device and in any process: unlike a bound method, this can be pickled."""
+
+    kind: type
+    """Of befa.encoders.ENCODERS."""
+    folder: Path
+    config: Any
+    """Of `kind`."""
+
+    def __call__(self, device: str) -> Encoder:
+        """The encoder, ready for use; from here on, fp32 means it: convolutions on a GPU else round to 10 bits."""
+        torch.backends.cudnn.allow_tf32 = False
+        return self.kind.load(self.folder, self.config, device)
