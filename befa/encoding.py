@@ -62,7 +62,7 @@ class About:
     @classmethod
     def of(cls, encoder: Encoder, modality: Modality) -> "About":
         """What `encoder` says of itself."""
-        preprocessing = encoder.preprocessing if modality == "image" else "tokenizer of the encoder, full context"
+        preprocessing = encoder.preprocessing if modality == "image" else encoder.text_preprocessing
         return cls(
             dict(encoder.identity), preprocessing, encoder.dimension, encoder.normalise, encoder.precision
         )  # fmt: skip

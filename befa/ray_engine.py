@@ -155,7 +155,7 @@ def _connected(address: str | None) -> Any:
         raise ConfigError(
             f"no Ray cluster can be reached ({str(error).splitlines()[0]})",
             where=address or "this machine",
-            mend="correct encode.address in params.yaml or the environment's RAY_ADDRESS, or start one (`ray start "
-            "--head`)",
+            mend="correct encode.address in params.yaml or the environment's RAY_ADDRESS, start one (`ray start "
+            "--head`), or give its machines and this one the same RAY_AUTH_MODE and token (docs/encoding.md)",
         ) from None
     return ray

@@ -35,6 +35,7 @@ class Counting:
         self.dimension, self.normalise, self.precision = inner.dimension, inner.normalise, inner.precision
         self.pixels, self.tokenize = inner.pixels, inner.tokenize
         self.device, self.text_lengths = inner.device, inner.text_lengths
+        self.text_preprocessing = inner.text_preprocessing
 
     def encode_images(self, pixels_B3HW):
         self.batches.append(len(pixels_B3HW))

@@ -19,6 +19,8 @@ class Encoder(Protocol):
     """Which of image and text it encodes."""
     identity: Mapping[str, str]
     preprocessing: str
+    """What is done to a picture before the tower sees it."""
+    text_preprocessing: str
     dimension: int
     normalise: bool
     precision: str

@@ -114,6 +114,10 @@ class OpenClipConfig:
     BEFA_MIRROR_<ARCHITECTURE>_<TAG> (BEFA_MIRROR_VIT_B_32_QUICKGELU_OPENAI) goes first."""
     file: KnownFile = KnownFile()
     """For a tag or a checkpoint's path: its size and checksum, compared where given. OpenAI's checksums are known."""
+    preparation: Literal["open_clip", "befa_legacy"] = "open_clip"
+    """`befa_legacy`: as the loader in BeFA's published code, which is commented out there, has it: pictures squashed to
+    the tower's size, whatever their shape, and not standardised; texts cut to 20 characters. Bicubic here (it does not
+    say), and without its prompt."""
     normalise: bool = False
     """Divide vectors by their length. The paper's code does not."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -66,6 +66,7 @@ class ImageBindEncoder:
         self.batch_size = towers.batch_size
         self.normalise = towers.normalise
         self.precision = towers.precision
+        self.text_preprocessing = towers.text_preprocessing
         self.text_lengths = towers.text_lengths
         self.dimension: int = towers.dimension
         """Width of image and text vectors."""

@@ -21,6 +21,10 @@ from befa.errors import EncoderError
 
 __all__ = ["Architecture", "OpenClipConfig", "OpenClipEncoder"]
 
+LEGACY = {"resize_mode": "squash", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bicubic"}
+LEGACY_CHARACTERS = 20
+"""See OpenClipConfig.preparation."""
+
 
 class OpenClipEncoder:
     """A frozen CLIP (arXiv 2103.00020), in evaluation mode and without gradients.
@@ -39,6 +43,7 @@ class OpenClipEncoder:
         config: dict[str, Any],
         preprocessing: PreprocessCfg,
         *,
+        characters: int | None = None,
         normalise: bool = False,
         precision: str = "fp32",
         batch_size: int = 64,
@@ -59,6 +64,11 @@ class OpenClipEncoder:
         """What a vector depends on beside its picture or text; says nothing of library versions or places."""
         self.preprocessing = _canonical(preprocessing)
         """What is done to a picture before the tower sees it, as canonical JSON."""
+        self.text_preprocessing = "tokenizer of the encoder, full context"
+        """What is done to a text before the tower sees it."""
+        if characters is not None:
+            self.text_preprocessing = f"first {characters} characters, {self.text_preprocessing}"
+        self._characters = characters
         *self._resize, to_tensor, normalise_pixels = image_transform_v2(preprocessing, is_train=False).transforms
         if not isinstance(to_tensor, ToTensor) or not isinstance(normalise_pixels, Normalize):
             raise EncoderError("open_clip prepares pictures otherwise than this code knows", mend="install the lock's")
@@ -78,12 +88,14 @@ class OpenClipEncoder:
         Raises EncoderError when weights are absent, not of the architecture, or made for another activation.
         """
         description, preprocessing, checkpoint = clip_weights.resolve(folder, config)
+        legacy = config.preparation == "befa_legacy"
         model = clip_model.build(description)
         clip_model.load_weights(model, clip_model.read_weights(checkpoint), where=checkpoint)
         return cls(
             model,
             description,
-            clip_model.preprocess_config(preprocessing, model),
+            clip_model.preprocess_config(preprocessing | (LEGACY if legacy else {}), model),
+            characters=LEGACY_CHARACTERS if legacy else None,
             normalise=config.normalise,
             precision=config.precision,
             batch_size=config.batch_size,
@@ -117,11 +129,12 @@ class OpenClipEncoder:
         tokens_BL = torch.zeros(len(texts), length, dtype=torch.int64)
         wanted_B = torch.zeros(len(texts), dtype=torch.int64)
         for row, text in enumerate(texts):
-            inner = self._tokenizer.encode(text)
+            inner = self._tokenizer.encode(text[: self._characters])
             wanted_B[row] = len(inner) + 2
             kept = [start, *inner[: length - 2], end]
             tokens_BL[row, : len(kept)] = torch.tensor(kept)
-        return tokens_BL, wanted_B.clamp(max=length), wanted_B > length
+        cut_B = torch.tensor([len(text) > len(text[: self._characters]) for text in texts], dtype=torch.bool)
+        return tokens_BL, wanted_B.clamp(max=length), cut_B | (wanted_B > length)
 
     def encode_texts(self, tokens_BL: Int[Tensor, "B L"]) -> Float[Tensor, "B d"]:
         """Text vectors of tokenized texts, on the CPU; tokens may be cut at any of `text_lengths` that holds them all.

@@ -89,6 +89,7 @@ class SbertEncoder:
         """Whether vectors have length one, by the model's own pipeline or by the parameter."""
         self.precision = "fp32"
         self.preprocessing = ""
+        self.text_preprocessing = "tokenizer of the encoder, full context"
         self.text_lengths = (max_tokens,)
         """It cuts texts by itself, in `encode_texts`."""
         # Names of tensors as the transformer has them: sentence-transformers changes its own between versions.

@@ -429,6 +429,7 @@ class Turned:
         self.dimension, self.normalise = encoder.dimension, encoder.normalise
         self.pixels, self.tokenize = encoder.pixels, encoder.tokenize
         self.device, self.text_lengths = encoder.device, encoder.text_lengths
+        self.text_preprocessing = encoder.text_preprocessing
 
     def encode_images(self, pixels):
         return self.turn(self.encoder.encode_images(pixels))

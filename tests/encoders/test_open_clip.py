@@ -1,5 +1,6 @@
 """CLIP through open_clip: right weights in the right architecture or one clear error; vectors are open_clip's own."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -207,3 +208,22 @@ def test_an_impossible_architecture_says_what_to_mend():
 
     with pytest.raises(EncoderError, match="make heads divide width"):
         clip_model.build(Architecture(text=TextTower(width=30, heads=4)).model_config())
+
+
+def test_the_preparation_of_the_published_code_squashes_standardises_nothing_and_cuts_texts(clip_folder, clip_config):
+    legacy = OpenClipEncoder.load(clip_folder, dataclasses.replace(clip_config, preparation="befa_legacy"))
+    usual = OpenClipEncoder.load(clip_folder, clip_config)
+    assert legacy.identity == usual.identity
+    assert legacy.preprocessing != usual.preprocessing
+    assert legacy.text_preprocessing != usual.text_preprocessing
+    wide = Image.new("RGB", (90, 30), "white")
+    wide.paste("black", (0, 0, 30, 30))  # the left third, which a centre crop would lose
+    prepared = legacy.preprocess(wide)
+    size = prepared.shape[1]
+    assert prepared[:, :, : size // 4].max() == 0
+    assert prepared[:, :, size // 2 :].min() == 1
+    assert usual.preprocess(wide)[:, :, : size // 4].min() > 1
+    tokens, n_tokens, truncated = legacy.tokenize(["blue jeans", "blue jeans with long wide legs"])
+    assert truncated.tolist() == [False, True]
+    assert torch.equal(tokens[1], usual.tokenize(["blue jeans with long"])[0][0])
+    assert n_tokens[1] == usual.tokenize(["blue jeans with long"])[1][0]
