@@ -45,6 +45,8 @@ class Speed:
     items: int = 0
     encoded: int = 0
     """Contents, in this run."""
+    saved: int = 0
+    """Rows written, to parts and to the store."""
     seconds: float = 0.0
     """From the first item to the last."""
     read_seconds: float = 0.0
@@ -58,7 +60,7 @@ class Speed:
         steps = (
             ("read", self.items, self.read_seconds),
             ("encode", self.encoded, self.tower_seconds),
-            ("save", self.encoded, self.write_seconds),
+            ("save", self.saved, self.write_seconds),
         )
         return ", ".join(f"{name} {count / seconds:,.0f}/s" for name, count, seconds in steps if count and seconds)
 
@@ -110,7 +112,7 @@ def encode(
         rows |= {row.item: row for row in piece.rows}
         new = contents.add(piece)
         writing = time.perf_counter()
-        parts.save(contents, new)
+        speed.saved += parts.save(contents, new)
         speed.write_seconds += time.perf_counter() - writing
         speed.items, speed.encoded = len(rows), speed.encoded + len(new)
         speed.read_seconds += piece.prepare_seconds
@@ -121,6 +123,7 @@ def encode(
     ordered = [rows[item] for item in items["item"].to_pylist()]
     tables.write_table(path, _table(ordered, contents), metadata, plain=("vector",))
     parts.remove()
+    speed.saved += len(ordered)
     speed.write_seconds += time.perf_counter() - writing
     speed.seconds = time.perf_counter() - start
     return Outcome(_counts(ordered, contents, before), speed)
@@ -244,15 +247,16 @@ class _Parts:
         if self._number:
             log.info("taking up %s", self._folder)
 
-    def save(self, contents: _Contents, digests: list[str]) -> None:
-        """Notes what was encoded, and writes a part when there is enough of it."""
+    def save(self, contents: _Contents, digests: list[str]) -> int:
+        """Notes what was encoded, and writes a part when there is enough of it; returns how much it wrote."""
         self._unsaved += digests
         if len(self._unsaved) < PART:
-            return
+            return 0
         rows = [Row(digest, sha256=digest) for digest in self._unsaved]
         path = self._folder / f"{self._number:06d}.parquet"
         tables.write_table(path, _table(rows, contents), self._metadata, plain=("vector",))
         self._unsaved, self._number = [], self._number + 1
+        return len(rows)
 
     def remove(self) -> None:
         """Forgets the parts: the store holds it all."""
