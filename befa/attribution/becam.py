@@ -1,0 +1,88 @@
+"""Heatmaps of what in a picture speaks for a score: BeCAM (arXiv 2406.00323, section 3.1), Score-CAM and Grad-CAM."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from befa.attribution.activations import activations, as_maps, maps, upsampled
+from befa.config import configuration
+
+Score = Callable[[Float[Tensor, "B c"]], Float[Tensor, " B"]]
+"""From image vectors to the score that is to be explained: for BeCAM, the cosine of the adapted content with the
+item's behavioural vector (`behaviour`)."""
+
+
+@configuration
+class BeCAMConfig:
+    """What equation 2 leaves open; defaults: Score-CAM's choices where it needs one, the equation's elsewhere."""
+
+    masks: Literal["unit", "raw"] = "unit"
+    """unit: a channel's map is scaled to [0, 1] before it masks the picture (Score-CAM). raw: as equation 2 has it."""
+    weights: Literal["cosine", "relu", "softmax"] = "cosine"
+    """What weighs a channel: its score, negative ones too (equation 2), the positive part, or the softmax over all."""
+    baseline: bool = False
+    """Subtract the score of the picture without content (every pixel at the encoder's mean), as Score-CAM does."""
+    rectify: bool = True
+    """Negative places of the sum count as 0."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Masked pictures of one pass. A picture needs as many passes as the layer has channels: 768 in ViT-B/32."""
+
+
+SCORE_CAM = BeCAMConfig(masks="unit", weights="softmax", baseline=True, rectify=True)
+"""Score-CAM (arXiv 1910.01279) of the same score."""
+
+
+def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]], id_d: Float[Tensor, " d"]) -> Score:
+    """The score of BeCAM: similarity (equation 1) of the content that `to_content` makes of vectors with `id_d`.
+
+    `to_content` is the host's projection, and behind it the adapter with the item's own id: the paper says so of its
+    figures ("we processed the content features with our adapter"); without it they show the host before BeFA.
+    """
+    return lambda vectors_Bc: nn.functional.cosine_similarity(to_content(vectors_Bc), id_d[None])
+
+
+@torch.no_grad()
+def becam(
+    model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score, config: BeCAMConfig | None = None
+) -> Float[Tensor, "h w"]:
+    """M = sum_k w_k A_k, w_k the score of the picture seen through the k-th map alone (equation 2); not normalised.
+
+    `model` is an open_clip model; maps are those of `activations.maps`. The heatmap has their resolution: 7 x 7 in
+    ViT-B/32 and RN50. Departs from the equation where `config` says so.
+    """
+    config = config or BeCAMConfig()
+    maps_BKhw, _ = maps(model, pixels_3HW[None])
+    maps_Khw = maps_BKhw[0].float()
+    weights = []
+    for part_khw in maps_Khw.split(config.batch_size):
+        masks_kHW = upsampled(_unit(part_khw) if config.masks == "unit" else part_khw, pixels_3HW.shape[1:])
+        weights.append(score(model.encode_image(pixels_3HW * masks_kHW[:, None]).float()))
+    weights_K = torch.cat(weights)
+    if config.baseline:
+        weights_K = weights_K - score(model.encode_image(torch.zeros_like(pixels_3HW[None])).float())
+    if config.weights == "relu":
+        weights_K = weights_K.relu()
+    elif config.weights == "softmax":
+        weights_K = weights_K.softmax(0)
+    heat_hw = (weights_K[:, None, None] * maps_Khw).sum(0)
+    return heat_hw.relu() if config.rectify else heat_hw
+
+
+def grad_cam(model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score) -> Float[Tensor, "h w"]:
+    """Grad-CAM (arXiv 1610.02391, eq. 1-2): ReLU of the maps weighed by their mean gradients of the score."""
+    with torch.enable_grad():
+        # The tower's parameters are frozen: without it, nothing would remember how the maps came about.
+        found, vectors_Bc = activations(model, pixels_3HW[None].clone().requires_grad_())
+        [gradient] = torch.autograd.grad(score(vectors_Bc).sum(), found)
+    maps_Khw, gradient_Khw = (as_maps(model, x.detach(), 1)[0] for x in (found, gradient))
+    return (gradient_Khw.mean((1, 2))[:, None, None] * maps_Khw).sum(0).relu()
+
+
+def _unit(maps_Khw: Float[Tensor, "K h w"]) -> Float[Tensor, "K h w"]:
+    """Each map to [0, 1]; one that is the same everywhere lets nothing through."""
+    low_K11, high_K11 = maps_Khw.amin((1, 2), keepdim=True), maps_Khw.amax((1, 2), keepdim=True)
+    return (maps_Khw - low_K11) / (high_K11 - low_K11).clamp(min=torch.finfo(maps_Khw.dtype).tiny)

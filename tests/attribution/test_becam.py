@@ -1,0 +1,119 @@
+"""Heatmaps: equation 2 as a loop, both kinds of towers, and a score whose place in the picture is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from befa.attribution.activations import activations, maps, upsampled
+from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, behaviour, grad_cam
+from befa.encoders import clip_model
+from befa.errors import EncoderError
+
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
+RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+
+
+@pytest.fixture(scope="module", params=[VIT, RESNET], ids=["vit", "resnet"])
+def model(request):
+    made = clip_model.build({"embed_dim": 16, "vision_cfg": request.param, "text_cfg": TEXT})
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pixels(model):
+    size = model.visual.image_size
+    size = size if isinstance(size, int) else size[0]
+    return torch.randn(3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def score():
+    generator = torch.Generator().manual_seed(2)
+    project, ids = torch.randn(16, 8, generator=generator), torch.randn(8, generator=generator)
+    return behaviour(lambda vectors: torch.relu(vectors @ project), ids)
+
+
+def test_maps_are_the_layers_before_the_vector(model, pixels):
+    found, vectors = maps(model, torch.stack([pixels, -pixels]))
+    assert found.shape == ((2, 32, 4, 4) if hasattr(model.visual, "transformer") else (2, 256, 2, 2))
+    torch.testing.assert_close(vectors, model.encode_image(torch.stack([pixels, -pixels])))
+    assert not torch.allclose(found[0], found[1])
+    if hasattr(model.visual, "layer4"):
+        assert found.min() >= 0  # behind the last ReLU
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BeCAMConfig(),
+        BeCAMConfig(batch_size=5),
+        BeCAMConfig(masks="raw", rectify=False),
+        BeCAMConfig(weights="relu"),
+        SCORE_CAM,
+    ],
+)
+def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config):
+    channels = maps(model, pixels[None])[0][0]
+    weights = []
+    for channel in channels:
+        mask = channel
+        if config.masks == "unit" and channel.max() > channel.min():
+            mask = (channel - channel.min()) / (channel.max() - channel.min())
+        elif config.masks == "unit":
+            mask = torch.zeros_like(channel)
+        seen = pixels * upsampled(mask[None], pixels.shape[1:])
+        weight = score(model.encode_image(seen[None]))[0]
+        weights.append(weight - score(model.encode_image(0 * pixels[None]))[0] if config.baseline else weight)
+    weights = torch.stack(weights)
+    weights = {"cosine": weights, "relu": weights.relu(), "softmax": weights.softmax(0)}[config.weights]
+    expected = sum(weight * channel for weight, channel in zip(weights, channels, strict=True))
+    expected = expected.relu() if config.rectify else expected
+    torch.testing.assert_close(becam(model, pixels, score, config), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grad_cam_is_the_mean_gradient_of_each_channel(model, pixels, score):
+    found = grad_cam(model, pixels, score)
+    channels = maps(model, pixels[None])[0][0]
+    raw, vectors = activations(model, pixels[None].clone().requires_grad_())
+    [gradient] = torch.autograd.grad(score(vectors).sum(), raw)
+    if gradient.ndim == 3:  # tokens: without the class token, row by row
+        gradient = gradient[:, 1:].transpose(1, 2).reshape(1, -1, *channels.shape[1:])
+    expected = sum(gradient[0, k].mean() * channel for k, channel in enumerate(channels)).relu()
+    torch.testing.assert_close(found, expected)
+    assert not found.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class Spot(nn.Module):
+    """A tower that sees the brightness of each quarter of a picture, one channel each."""
+
+    def __init__(self):
+        super().__init__()
+        self.visual = nn.Module()
+        self.visual.layer4 = nn.AvgPool2d(2)
+
+    def encode_image(self, pixels):
+        quarters = self.visual.layer4(pixels[:, :1])  # one map of the picture itself
+        return torch.cat([quarters.flatten(1), torch.ones(len(pixels), 1)], 1)
+
+
+def test_the_heat_lies_where_the_score_comes_from():
+    pixels = torch.zeros(3, 4, 4)
+    pixels[:, :2, :2] = 1.0
+    wanted = nn.functional.one_hot(torch.tensor(0), 5).float()
+    score = behaviour(lambda vectors: vectors, wanted)
+    for heat in (becam(Spot(), pixels, score), grad_cam(Spot(), pixels, score)):
+        assert heat.argmax() == 0
+        assert heat[0, 0] > 0
+        assert heat.flatten()[1:].max() == 0
+
+
+def test_towers_without_such_a_layer_are_an_error():
+    one = clip_model.build({"embed_dim": 16, "vision_cfg": {**VIT, "layers": 1}, "text_cfg": TEXT})
+    with pytest.raises(EncoderError, match="has one block"):
+        maps(one, torch.zeros(1, 3, 32, 32))
+    other = nn.Module()
+    other.visual = nn.Linear(2, 2)
+    with pytest.raises(EncoderError, match="Linear is neither a ResNet nor a vision transformer"):
+        maps(other, torch.zeros(1, 3, 32, 32))
