@@ -39,6 +39,8 @@ lock: ## resolve pyproject.toml anew into requirements.lock (exact pins and hash
 bench: environment ## the figures of the README
 	python benchmarks/bench_pipeline.py
 	python benchmarks/bench_filter.py
+	python benchmarks/bench_encode.py
+	python benchmarks/bench_train.py
 
 clean: ## remove the environment (data stay)
 	rm -rf .venv .uv

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import nn
 
 from befa import config, splits, tables
@@ -42,11 +42,18 @@ class OptimizerConfig:
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is given twice")
+    return seeds
+
+
 @configuration
 class TrainingConfig:
     """The training loop; one block per dataset in params.yaml."""
 
-    seed: int = 1
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_different)] = (1,)
+    """Trained one after the other, each from its own beginning; the cell's metrics are means over them."""
     epochs: Annotated[int, Field(ge=1)] = 1000
     """Most epochs."""
     batch_size: Annotated[int, Field(ge=1)] = 2048
@@ -109,10 +116,10 @@ class Cell:
         tables.write_json(path, asdict(self))
 
 
-def load_problem(layout: Layout, cell: Cell) -> Problem:
+def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> Problem:
     """The cell's training problem: the train part of the split, and the features of every modality by item id.
 
-    A control's features are made here, from the cell's seed: evaluation makes the same ones again.
+    A control's features are made here, from `seed`: evaluation makes the same ones again.
     Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
     """
     items = tables.read_table(layout.filtered(cell.dataset) / "items.parquet", ["item_index", "item"])
@@ -129,9 +136,11 @@ def load_problem(layout: Layout, cell: Cell) -> Problem:
         store = FeatureStore.open(path, dataset=cell.dataset, encoder=encoder, modality=modality)
         values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
         # Before the policy for absent items, which would pass a filled row off as a real one.
-        use, rng = ADAPTERS[cell.adapter].features, numpy_stream(cell.training.seed, "control", modality)
+        use, rng = ADAPTERS[cell.adapter].features, numpy_stream(seed, "control", modality)
         contents[modality] = content(controlled(values, present, use, rng=rng), present, cell.features.missing)
-    return Problem(len(users), len(items), torch.from_numpy(users_E), torch.from_numpy(items_E), contents)
+    contents = {name: Content(c.values_Ic.to(device), c.present_I.to(device)) for name, c in contents.items()}
+    pairs = (torch.from_numpy(column).to(device) for column in (users_E, items_E))
+    return Problem(len(users), len(items), *pairs, contents)
 
 
 def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask", "mean"]) -> Content:
@@ -142,12 +151,13 @@ def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask
     return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
 
 
-def build(problem: Problem, cell: Cell) -> nn.Module:
-    """The cell's model with freshly initialised parameters, on the problem's device; seeded by the cell."""
-    seed = cell.training.seed
+def build(problem: Problem, cell: Cell, seed: int) -> nn.Module:
+    """The cell's model with freshly initialised parameters, on the problem's device."""
     width = cell.network.width
     adapters = {
         modality: ADAPTERS[cell.adapter](cell.adaptation, width, rng=stream(seed, "adapter", modality))
         for modality in problem.contents
     }
-    return MODELS[cell.model](problem, adapters, cell.network, rng=stream(seed, "init"))
+    # Graphs are made where the problem lies; parameters are drawn on the CPU, the same ones for every device.
+    model = MODELS[cell.model](problem, adapters, cell.network, rng=stream(seed, "init"))
+    return model.to(problem.users_E.device)

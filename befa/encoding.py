@@ -18,7 +18,7 @@ from torch import Tensor
 
 from befa.config import configuration
 from befa.encoders.base import Encoder
-from befa.errors import ConfigError, FeatureError
+from befa.errors import FeatureError
 from befa.feature_store import Modality
 from befa.images import ImageFiles
 from befa.parallel import ordered
@@ -39,14 +39,6 @@ class EncodeConfig:
     """Of the Ray cluster ("ray://host:10001", "host:6379"); null: the environment's RAY_ADDRESS, or this machine."""
     partitions: Annotated[int, Field(ge=1)] | None = None
     """At most so many on the Ray cluster; null: one for each GPU, or without any for each CPU."""
-
-
-def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    """The device that `wanted` means here. Raises ConfigError when it is cuda and there is none."""
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise ConfigError("no CUDA device is available", mend="take device auto or cpu, or look at `nvidia-smi`")
-    return "cuda" if there and wanted != "cpu" else "cpu"
 
 
 @dataclass(frozen=True)

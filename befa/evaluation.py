@@ -1,6 +1,8 @@
 """The test: a trained cell's metrics on the part of the split that nothing else reads."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,7 @@ class Evaluation:
 
     metrics: dict[str, Any]
     """`test` and `valid`: metric -> mean over users; `users`: how many the test has; `left_out`: users whom training
-    does not know."""
+    does not know. Of several seeds: see `over_seeds`."""
     per_user: pa.Table
     """user (raw id), positives (number of test items), one column per metric (float64)."""
 
@@ -35,7 +37,7 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     validation items stay candidates and count as misses, as in the field's reference code. Users without a training
     interaction are left out. Raises DataError when no user is left.
     """
-    train = Interactions.of(problem.users_E.numpy(), problem.items_E.numpy(), problem.n_users)
+    train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
     valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
     test = Interactions.of(*splits.read(layout.split(cell.dataset), "test"), problem.n_users)
     users = np.flatnonzero((test.counts > 0) & (train.counts > 0))
@@ -53,3 +55,33 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     names = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user"])["user"]
     columns = {"user": names.take(pa.array(users)), "positives": pa.array(test.counts[users]), **per_user}
     return Evaluation(metrics, pa.table(columns))
+
+
+def over_seeds(results: Mapping[int, Evaluation]) -> Evaluation:
+    """A cell's result from those of its seeds.
+
+    `test` and `valid` become means over the seeds; `seeds` holds each one's own, and `deviation` the sample standard
+    deviations where there are at least two. `per_user` gets a column `seed` in front.
+    """
+    found = [result.metrics for result in results.values()]
+    metrics = {**found[0], **_each(found, fmean)}
+    if len(found) > 1:
+        metrics["deviation"] = _each(found, stdev)
+    metrics["seeds"] = {str(seed): _parts(result.metrics) for seed, result in results.items()}
+    rows = [
+        result.per_user.add_column(0, "seed", pa.array([seed] * len(result.per_user), pa.int64()))
+        for seed, result in results.items()
+    ]
+    return Evaluation(metrics, pa.concat_tables(rows))
+
+
+def _parts(metrics: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {part: metrics[part] for part in ("test", "valid")}
+
+
+def _each(found: Sequence[Mapping[str, Any]], take: Callable[[list[float]], float]) -> dict[str, dict[str, float]]:
+    """`take` of each metric's values."""
+    return {
+        part: {name: take([metrics[part][name] for metrics in found]) for name in names}
+        for part, names in _parts(found[0]).items()
+    }

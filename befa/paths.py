@@ -67,8 +67,22 @@ class Layout:
         return self.root / "data/speed" / dataset / encoder / f"{modality}.json"
 
     def run(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
-        """Folder of one cell: checkpoint, history, configuration, metrics."""
+        """Folder of one cell: checkpoints, history, configuration, metrics."""
         return self.root / "data/runs" / dataset / encoder / model / adapter
+
+    @staticmethod
+    def checkpoint(run: Path, seed: int) -> Path:
+        """The trained parameters of one seed, in the folder of a cell."""
+        return run / "checkpoints" / f"{seed}.safetensors"
+
+    @staticmethod
+    def training(run: Path) -> Path:
+        """Folder of what trainings under way have reached; no output of a stage, so DVC keeps it between tries."""
+        return run / "training"
+
+    def attribution(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """Folder of a cell's heatmaps, beside those without adapter, and of how well they meet known objects."""
+        return self.root / "data/attribution" / dataset / encoder / model / adapter
 
     def report(self, dataset: str) -> Path:
         """Folder of a dataset's tables."""

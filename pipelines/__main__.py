@@ -4,6 +4,7 @@ import logging
 import sys
 from enum import StrEnum
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from befa import tables
-from befa.errors import BefaError
+from befa.errors import BefaError, ConfigError
 from befa.paths import Layout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -31,6 +32,17 @@ class DeviceName(StrEnum):
 
 
 Device = Annotated[DeviceName | None, typer.Option(help="In place of params.yaml's encode.device.")]
+
+Training = Annotated[
+    DeviceName,
+    typer.Option(help="Where to compute; auto: cuda where there is one. A seed's bits are the same on one device."),
+]
+Run = Annotated[Path | None, typer.Option(help="Folder of a trained run: data/runs/DATASET/ENCODER/MODEL/ADAPTER.")]
+RunDataset = Annotated[str | None, typer.Option("--dataset", help="With the next three, in place of --run.")]
+RunEncoder = Annotated[str | None, typer.Option("--encoder")]
+RunModel = Annotated[str | None, typer.Option("--model")]
+RunAdapter = Annotated[str | None, typer.Option("--adapter")]
+Seed = Annotated[int | None, typer.Option(help="Of a run of several seeds; else its first.")]
 
 STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
 FLOWS = "Flows"
@@ -85,15 +97,29 @@ def encode_texts(dataset: Dataset, encoder: Encoder, device: Device = None) -> N
 
 
 @app.command(rich_help_panel=STAGES)
-def train(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
-    """Train one cell: a model with an adapter on a dataset's features."""
-    stage("train", dataset, encoder, model, adapter)
+def train(
+    dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
+) -> None:
+    """Train one cell: a model with an adapter on a dataset's features. A run that was killed is taken up."""
+    from befa.devices import device_for
+
+    stage("train", dataset, encoder, model, adapter, device=device_for(device.value))
 
 
 @app.command(rich_help_panel=STAGES)
-def evaluate(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+def evaluate(
+    dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
+) -> None:
     """Rank all items for every test user with a trained cell, and score the ranking."""
-    stage("evaluate", dataset, encoder, model, adapter)
+    from befa.devices import device_for
+
+    stage("evaluate", dataset, encoder, model, adapter, device=device_for(device.value))
+
+
+@app.command(rich_help_panel=STAGES)
+def attribute(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+    """Show where pictures speak for behaviour (BeCAM), without and with an adapter; drift and omission as numbers."""
+    stage("attribute", dataset, encoder, model, adapter)
 
 
 @app.command("train_befa", rich_help_panel=STAGES)
@@ -142,6 +168,57 @@ def similar(
     searching.show(dataset, encoder, item=item, text=text, by=by, k=k, layout=Layout())
 
 
+@app.command(rich_help_panel=RESULTS)
+def recommend(
+    run: Run = None,
+    dataset: RunDataset = None,
+    encoder: RunEncoder = None,
+    model: RunModel = None,
+    adapter: RunAdapter = None,
+    user: Annotated[list[str] | None, typer.Option(help="A raw user id; may be given several times.")] = None,
+    k: Annotated[int, typer.Option(help="How many items.")] = 20,
+    seed: Seed = None,
+    include_known: Annotated[bool, typer.Option("--include-known", help="Keep items that the user has.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write in place of printing: .parquet, .csv or .json; without --user of all users."),
+    ] = None,
+) -> None:
+    """The best items for users, from a trained run."""
+    from pipelines import recommend as recommending
+
+    layout = Layout()
+    names = {"dataset": dataset, "encoder": encoder, "model": model, "adapter": adapter}
+    folder, options = recommending.folder_of(layout, run, names), {"k": k, "seed": seed, "include_known": include_known}
+    if output is None:
+        recommending.show(layout, folder, user or [], **options)
+    else:
+        count = recommending.write(layout, folder, output, user or [], **options)
+        typer.echo(f"{output}: {count:,} users")
+
+
+@app.command("export-vectors", rich_help_panel=RESULTS)
+def export_vectors(
+    output: Annotated[Path, typer.Option(help="Folder for users.parquet and items.parquet.")],
+    run: Run = None,
+    dataset: RunDataset = None,
+    encoder: RunEncoder = None,
+    model: RunModel = None,
+    adapter: RunAdapter = None,
+    seed: Seed = None,
+) -> None:
+    """User and item vectors of a trained run for other systems: a score is the dot product of the two.
+
+    Two Parquet files, of columns user and item (raw ids), each with `vector`, a fixed-size list of float32.
+    """
+    from pipelines import recommend as recommending
+
+    layout = Layout()
+    names = {"dataset": dataset, "encoder": encoder, "model": model, "adapter": adapter}
+    users, items = recommending.export(layout, recommending.folder_of(layout, run, names), output, seed=seed)
+    typer.echo(f"{output}: {users:,} users and {items:,} items")
+
+
 @app.command("compare-encoders", rich_help_panel=RESULTS)
 def compare_encoders(
     first: Encoder,
@@ -164,11 +241,49 @@ def check(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=FLOWS)
-def run(target: Annotated[str, typer.Argument(help="A DVC stage, such as train_befa@demo.")]) -> None:
-    """Bring a DVC target up to date as a Prefect flow, one task per stage that is not."""
-    from pipelines import flows  # here, not above: Prefect takes seconds to load
+def run(
+    targets: Annotated[
+        list[str], typer.Argument(help="DVC stages, such as train_befa@demo; or train_befa: all of it.")
+    ],
+    jobs: Annotated[int, typer.Option(min=1, help="How many stages at a time.")] = 2,
+    gpu_jobs: Annotated[
+        int | None, typer.Option(min=1, help="How many of them encode or train; one where there is a GPU.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run everything that the targets need.")] = False,
+) -> None:
+    """Bring DVC targets up to date as a Prefect flow, one task per stage that is not."""
+    from pipelines import graph, table  # here, not above: DVC and Prefect take seconds to load
 
-    flows.run(target)
+    plan = graph.plan(targets, force=force)
+    if plan.steps:
+        from pipelines import flows
+
+        flows.run(targets, jobs=jobs, gpu_jobs=gpu_jobs, force=force)
+    else:
+        typer.echo(f"up to date: all {plan.size} stages of {' '.join(targets)}")
+    for path in (Path(out) for out in plan.results if out.endswith("/befa.json")):
+        table.show(tables.read_json(path), path.with_suffix(".md"))
+
+
+@app.command(rich_help_panel=FLOWS)
+def serve(
+    dataset: Annotated[str | None, typer.Option(help="To encode anew by schedule; with --encoder.")] = None,
+    encoder: Annotated[str | None, typer.Option()] = None,
+    cron: Annotated[str, typer.Option(help="When (UTC): minute, hour, day, month, weekday.")] = "0 3 * * *",
+    every: Annotated[float | None, typer.Option(min=1, help="In place of cron: seconds from start to start.")] = None,
+    push: Annotated[bool, typer.Option("--push", help="Push the features to DVC's remote afterwards.")] = False,
+    port: Annotated[int, typer.Option(help="Of the server and its UI.")] = 4200,
+) -> None:
+    """Run Prefect's server and UI with the deployments `reproduce` and `reencode`, until Ctrl-C."""
+    from pipelines import graph, serving
+
+    reencoded = None
+    if dataset is not None and encoder is not None:
+        reencoded = (dataset, encoder)
+        graph.plan([f"encode_images@{dataset}-{encoder}"])  # a misspelt name is an error now, not at three at night
+    elif dataset is not None or encoder is not None:
+        raise ConfigError("one of --dataset and --encoder without the other", mend="give both, or none")
+    serving.serve(port, reencoded, cron=cron, every=every, push=push)
 
 
 def main() -> int:

@@ -6,7 +6,8 @@ import pyarrow as pa
 import torch
 
 from befa import config, coverage, features, tables
-from befa.encoding import EncodeConfig, Engine, LocalEngine, device_for
+from befa.devices import device_for
+from befa.encoding import EncodeConfig, Engine, LocalEngine
 from befa.feature_store import Modality
 from befa.images import ImageFiles
 from befa.paths import Layout

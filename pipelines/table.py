@@ -8,13 +8,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from befa.report.befa_table import cells
+from befa.report.befa_table import about_seeds, cells
 
 
 def show(table: Mapping[str, Any], path: Path) -> None:
     """Prints base, +BeFA and gain per model; `path` is where all metrics stand."""
     header, body = cells(table)
-    title = f"BeFA on {table['dataset']}, {table['encoder']} features, test part"
+    title = f"BeFA on {table['dataset']}, {table['encoder']} features, test part, {about_seeds(table)}"
     shown = Table(title=title, caption=f"all metrics: {path}")
     for name in header:
         shown.add_column(name, justify="left" if name in ("model", "metric") else "right")

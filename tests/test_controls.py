@@ -8,7 +8,7 @@ import torch
 from befa import feature_store, tables
 from befa.adapters import ADAPTERS
 from befa.adapters.befa import BeFA
-from befa.cells import FeaturesConfig, TrainingConfig, load_problem
+from befa.cells import FeaturesConfig, load_problem
 from befa.controls import controlled
 from befa.paths import Layout
 from befa.rng import numpy_stream, stream
@@ -114,8 +114,7 @@ def layout(tmp_path):
 
 def loaded(layout, adapter, missing="mask", seed=1):
     settings = FeaturesConfig(modalities=("audio",), max_missing=0.2, missing=missing)
-    cell = small_cell(adapter=adapter, features=settings, training=TrainingConfig(seed=seed))
-    return load_problem(layout, cell).contents["audio"]
+    return load_problem(layout, small_cell(adapter=adapter, features=settings), seed).contents["audio"]
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)
@@ -128,7 +127,7 @@ def test_a_cell_gets_the_features_that_its_adapter_states(layout, adapter):
 
 
 @pytest.mark.parametrize("adapter", ["random_features", "shuffled_features"])
-def test_the_cells_seed_decides(layout, adapter):
+def test_the_seed_decides(layout, adapter):
     one, same, other = (loaded(layout, adapter, seed=seed).values_Ic for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from befa import features, preparing, ray_engine
+from befa.devices import device_for
 from befa.encoders.base import Loading
 from befa.encoders.open_clip import OpenClipEncoder
-from befa.encoding import LocalEngine, device_for
+from befa.encoding import LocalEngine
 from befa.errors import ConfigError, DataError, FeatureError
 from befa.images import ImageFiles
 from befa.ray_engine import RayEngine

@@ -11,9 +11,11 @@ from torch import nn
 
 from befa import tables
 from befa.errors import DataError
-from befa.evaluation import evaluate
+from befa.evaluation import Evaluation, evaluate, over_seeds
+from befa.metrics import CUTOFFS, METRICS
 from befa.paths import Layout
 from befa.problem import Problem
+from befa.report.befa_table import befa_table, cells, markdown
 from tests.test_training import small_cell
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +71,45 @@ def test_nobody_to_test_is_an_error(layout):
     tables.write_table(layout.split("small"), pa.table(split))
     with pytest.raises(DataError, match="no test interaction of a known user"):
         result(layout, "clean")
+
+
+def of_seed(recall, users=("a", "b")):
+    metrics = {"test": {"recall@5": recall}, "valid": {"recall@5": recall / 2}, "users": len(users), "left_out": 1}
+    return Evaluation(metrics, pa.table({"user": list(users), "recall@5": [recall] * len(users)}))
+
+
+def test_several_seeds_are_a_mean_a_deviation_and_each_ones_own():
+    result = over_seeds({7: of_seed(0.1), 3: of_seed(0.3)})
+    assert result.metrics["test"]["recall@5"] == pytest.approx(0.2)
+    assert result.metrics["valid"]["recall@5"] == pytest.approx(0.1)
+    # of a sample: divided by n - 1
+    assert result.metrics["deviation"]["test"]["recall@5"] == pytest.approx(np.std([0.1, 0.3], ddof=1))
+    assert result.metrics["deviation"]["valid"]["recall@5"] == pytest.approx(np.std([0.05, 0.15], ddof=1))
+    assert result.metrics["seeds"]["3"] == {"test": {"recall@5": 0.3}, "valid": {"recall@5": 0.15}}
+    assert (result.metrics["users"], result.metrics["left_out"]) == (2, 1)
+    assert result.per_user["seed"].to_pylist() == [7, 7, 3, 3]
+    assert result.per_user["user"].to_pylist() == ["a", "b", "a", "b"]
+
+
+def test_one_seed_has_no_deviation():
+    result = over_seeds({7: of_seed(0.1)})
+    assert "deviation" not in result.metrics
+    assert result.metrics["test"] == result.metrics["seeds"]["7"]["test"] == {"recall@5": 0.1}
+
+
+def by_model(deviation=None, seeds=1):
+    names = [f"{metric}@{cutoff}" for metric in METRICS for cutoff in CUTOFFS]
+    cell = {"test": dict.fromkeys(names, 0.25), "seeds": dict.fromkeys(map(str, range(seeds)))}
+    return {"bm3": cell if deviation is None else cell | {"deviation": {"test": dict.fromkeys(names, deviation)}}}
+
+
+def test_the_table_shows_deviations_where_both_cells_have_them():
+    table = befa_table("demo", "clip_small", by_model(0.01, 3), by_model(0.02, 3))
+    assert cells(table)[1][0] == ["bm3", "recall@10", "0.2500 ± 0.0100", "0.2500 ± 0.0200", "+0.0%"]
+    assert "mean ± sample standard deviation over 3 seeds" in markdown(table)
+    one = befa_table("demo", "clip_small", by_model(), by_model())
+    assert cells(one)[1][0] == ["bm3", "recall@10", "0.2500", "0.2500", "+0.0%"]
+    assert "Test part, one seed;" in markdown(one)
 
 
 def test_only_evaluation_reads_the_test_part():

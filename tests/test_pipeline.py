@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from befa.metrics import CUTOFFS, METRICS
 from pipelines.stages.train_befa import MODELS
@@ -61,6 +63,7 @@ def project(tmp_path_factory):
     (at / ".gitignore").write_text("/data/\n__pycache__/\n")
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         assert command(at, *words).returncode == 0
+    shutil.copytree(ROOT / ".dvc/plots", at / ".dvc/plots")
     edit(at, "{size: demo, seed: 1}", "{size: tiny, seed: 1}")
     edit(at, "      epochs: 40", "      epochs: 2")
     edit(at, "    epochs: 1000\n    batch_size: 512", "    epochs: 3\n    batch_size: 512")
@@ -89,6 +92,25 @@ def test_the_overlap_needs_the_features_alone(project):
     assert repro(project, "overlap@demo") == []
     [pair] = json.loads((project / "data/reports/demo/overlap.json").read_text())["pairs"].values()
     assert 0 <= pair["neighbour_overlap"] <= 1
+
+
+def test_heatmaps_of_a_cell_stand_beside_those_without_adapter(project):
+    stage, folder = "attribute@demo-clip_small-bm3-befa", project / "data/attribution/demo/clip_small/bm3/befa"
+    assert repro(project, stage) == [stage]
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["items"] == scores["with_object"] > 30
+    for adapter in ("none", "befa"):
+        assert set(scores[adapter]) == {"behaviour", "becam", "score_cam", "grad_cam"}
+        assert 0 < scores[adapter]["becam"]["energy"] < 1
+    table = pq.read_table(folder / "heatmaps.parquet")
+    assert len(table) == 2 * 3 * scores["items"]
+    assert {len(heat) for heat in table["heat"].to_pylist()} == {8 * 8}
+    with Image.open(folder / "heatmaps.png") as picture:
+        assert picture.width > 700
+    assert repro(project, stage) == []
+    before = bytes_of(project)
+    assert repro(project, "--force", "--single-item", "--no-run-cache", stage) == [stage]
+    assert bytes_of(project) == before
 
 
 def test_a_second_repro_does_nothing(project):
@@ -120,6 +142,51 @@ def test_any_stage_run_again_gives_the_same_bytes(project):
     assert bytes_of(project) == before
 
 
+def test_a_cell_of_several_seeds_has_means_deviations_and_a_plot_line_each(project):
+    cell = project / "data/runs/demo/clip_small/bm3/none"
+    alone = (cell / "checkpoints/1.safetensors").read_bytes()
+    edit(project, "    seeds: [1] #", "    seeds: [2, 1] #")
+    try:
+        repro(project, "evaluate@demo-clip_small-bm3-none")
+        assert {path.name for path in cell.iterdir()} == {
+            *("checkpoints", "config.json", "history.csv", "metrics.json", "per_user.parquet", "timing.json")
+        }
+        assert (cell / "checkpoints/1.safetensors").read_bytes() == alone
+        metrics = json.loads((cell / "metrics.json").read_text())
+        one, two = (metrics["seeds"][seed]["test"]["ndcg@50"] for seed in "12")
+        assert metrics["test"]["ndcg@50"] == pytest.approx((one + two) / 2)
+        assert metrics["deviation"]["test"]["ndcg@50"] == pytest.approx(abs(one - two) / 2**0.5)
+        plotted = command(project, sys.executable, "-m", "dvc", "plots", "show", str(cell / "history.csv"), "--json")
+        [plot] = json.loads(plotted.stdout)["data"][str((cell / "history.csv").relative_to(project))]
+        assert plot["content"]["encoding"]["detail"]["field"] == "seed"
+        assert {row["seed"] for row in plot["content"]["data"]["values"]} == {"1", "2"}
+    finally:
+        edit(project, "    seeds: [2, 1] #", "    seeds: [1] #")
+        repro(project, "train_befa@demo")
+
+
+def test_a_trained_run_recommends_and_gives_its_vectors(project):
+    run, users = "data/runs/demo/clip_small/bm3/befa", pq.read_table(project / "data/filtered/demo/users.parquet")
+    user = users["user"][0].as_py()
+    ran = command(project, sys.executable, "-m", "pipelines", "recommend", "--run", run, "--user", user, "--k", "3")
+    assert ran.returncode == 0, ran.stderr
+    assert f"For user {user}, by bm3+befa, demo, clip_small features, seed 1" in ran.stdout
+    ran = command(project, sys.executable, "-m", "pipelines", "recommend", "--run", run, "--user", f"{user}0")
+    assert ran.returncode == 1
+    assert f"unknown user '{user}0' in the users of demo; did you mean '{user}'" in ran.stderr
+    named = ["--dataset", "demo", "--encoder", "clip_small", "--model", "bm3", "--adapter", "befa"]
+    for words in (
+        ["recommend", *named, "--output", "out/lists.parquet"],
+        ["export-vectors", *named, "--output", "out"],
+    ):
+        ran = command(project, sys.executable, "-m", "pipelines", *words)
+        assert ran.returncode == 0, ran.stderr
+    assert sorted(path.name for path in (project / "out").iterdir()) == [
+        *("items.parquet", "lists.parquet", "users.parquet")
+    ]
+    shutil.rmtree(project / "out")
+
+
 def test_a_new_split_encodes_nothing_again(project):
     edit(project, "rule: random, valid: 0.1, test: 0.1, seed: 1}", "rule: user_time, valid: 0.1, test: 0.1, seed: 1}")
     try:
@@ -136,6 +203,10 @@ def test_a_new_split_encodes_nothing_again(project):
         (["train", "demo", "clip_smal", "bm3", "none"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
         (["train", "demo", "clip_small", "bm33", "none"], "unknown model 'bm33'; did you mean 'bm3'?"),
         (["train", "demo", "clip_small", "bm3", "beffa"], "unknown adapter 'beffa'; did you mean 'befa'?"),
+        (
+            ["recommend", "--run", "data/runs/demo/clip_small/bm3/lora", "--user", "1"],
+            "no trained run in data/runs/demo/clip_small/bm3/lora; run dvc repro train@demo-clip_small-bm3-lora",
+        ),
         (["encode_images", "demo", "clip_smal"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
         (["download", "hm"], "no credentials for Kaggle"),
         (["filter", "hm"], "no archive in data/raw/hm/archive.zip; run its download stage (`dvc repro`)"),

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from befa import config
 from befa.adapters import ADAPTERS
 from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig, build
 from befa.errors import ConfigError, TrainingError
@@ -11,6 +13,7 @@ from befa.metrics import Interactions
 from befa.models import MODELS
 from befa.problem import Content, Problem
 from befa.training import EarlyStopping, fit, validate
+from pipelines import __main__ as commands
 
 N_USERS, N_ITEMS = 20, 16
 
@@ -44,10 +47,10 @@ def small_cell(model="bm3", adapter="befa", **changes):
     return Cell(**{**parts, **changes})
 
 
-def trained(cell):
+def trained(cell, seed=1):
     problem, valid = small_problem()
-    model = build(problem, cell)
-    return model, fit(model, problem, valid, cell), problem, valid
+    model = build(problem, cell, seed)
+    return model, fit(model, problem, valid, cell, seed), problem, valid
 
 
 @pytest.mark.parametrize("model", sorted(MODELS.keys() - {"item_knn"}))  # it has no seed
@@ -57,7 +60,7 @@ def test_the_same_seed_gives_the_same_bits(model):
     assert one.history == two.history
     assert all(torch.equal(value, two.state[name]) for name, value in one.state.items())
     assert torch.equal(torch.get_rng_state(), before)
-    other = trained(small_cell(model, training=TrainingConfig(epochs=6, batch_size=32, patience=2, seed=2)))[1]
+    other = trained(small_cell(model), seed=2)[1]
     assert other.history != one.history
 
 
@@ -74,7 +77,7 @@ def test_the_best_epoch_is_what_training_leaves():
 def test_training_learns_what_behaviour_shows():
     cell = small_cell("bm3", training=TrainingConfig(epochs=60, batch_size=32, patience=60, monitor="ndcg@5"))
     problem, valid = small_problem()
-    untrained = validate(build(problem, cell), problem, valid)["ndcg@5"]
+    untrained = validate(build(problem, cell, 1), problem, valid)["ndcg@5"]
     _, fitted, _, _ = trained(cell)
     # Half of the unseen items are of the wrong parity.
     assert fitted.history[fitted.best_epoch]["ndcg@5"] > 0.9 > untrained
@@ -83,8 +86,8 @@ def test_training_learns_what_behaviour_shows():
 def test_a_model_without_parameters_is_evaluated_once():
     rows = []
     problem, valid = small_problem()
-    model = build(problem, small_cell("item_knn"))
-    fitted = fit(model, problem, valid, small_cell("item_knn"), lambda row, best, end: rows.append((row, best, end)))
+    model = build(problem, small_cell("item_knn"), 1)
+    fitted = fit(model, problem, valid, small_cell("item_knn"), 1, lambda *reported: rows.append(reported))
     row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}
     assert (fitted.state, fitted.best_epoch, fitted.history) == ({}, 0, [row])
     assert rows == [(row, row, 1)]
@@ -128,7 +131,49 @@ def test_an_unknown_metric_names_the_nearest():
         trained(small_cell(training=TrainingConfig(monitor="recal@20")))
 
 
+@pytest.mark.parametrize(
+    ("seeds", "says"),
+    [([], "at least 1 item"), ([1, 2, 1], "a seed is given twice"), (1, "valid array"), (["1"], "valid integer")],
+)
+def test_seeds_are_a_list_of_different_numbers(seeds, says):
+    with pytest.raises(ConfigError, match=rf"'training\.small\.seeds.*{says}"):
+        config.load({"training": {"small": {"seeds": seeds}}}, "training.small", TrainingConfig)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_tensor_of_a_model_moves_to_the_problems_device(model, monkeypatch):
+    """No GPU is needed to see that a model keeps tensors as parameters and buffers alone, and that these are moved."""
+    problem, _ = small_problem()
+    seen = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: (seen.append(device), self)[1])
+    build(problem, small_cell(model), 1)
+    assert seen == [problem.users_E.device]
+    monkeypatch.undo()
+    left = [
+        f"{name}.{key}"
+        for name, module in build(problem, small_cell(model), 1).named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    ]
+    assert left == []  # a plain attribute would stay behind
+
+
+def test_the_device_is_asked_for_on_the_command_line(monkeypatch):
+    asked = []
+    monkeypatch.setattr(commands, "stage", lambda *words, **options: asked.append((*words, options)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cell = ["demo", "clip_small", "bm3", "befa"]
+    for words in (["train", *cell], ["evaluate", *cell, "--device", "cpu"]):
+        assert CliRunner().invoke(commands.app, words).exit_code == 0
+    assert asked == [("train", *cell, {"device": "cpu"}), ("evaluate", *cell, {"device": "cpu"})]
+    wrong = CliRunner().invoke(commands.app, ["train", *cell, "--device", "cuda"])
+    assert "no CUDA device is available" in str(wrong.exception)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    CliRunner().invoke(commands.app, ["train", *cell])
+    assert asked[-1] == ("train", *cell, {"device": "cuda"})
+
+
 def test_a_cell_is_read_back_as_it_was_written(tmp_path):
-    cell = small_cell()
+    cell = small_cell(training=TrainingConfig(seeds=(3, 1)))
     cell.write(tmp_path / "config.json")
     assert Cell.read(tmp_path / "config.json") == cell

@@ -40,7 +40,10 @@ def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]]
     """The score of BeCAM: similarity (equation 1) of the content that `to_content` makes of vectors with `id_d`.
 
     `to_content` is the host's projection, and behind it the adapter with the item's own id: the paper says so of its
-    figures ("we processed the content features with our adapter"); without it they show the host before BeFA.
+    figures ("we processed the content features with our adapter"); without it they show the host before BeFA. Mind that
+    BeFA's content is the id times a gate in (0, 1): its cosine with the id is high whatever the picture shows, so that
+    behind BeFA all channels weigh nearly alike, and the heatmap is the plain sum of the maps. `grad_cam` looks at
+    differences alone, and `baseline` takes them.
     """
     return lambda vectors_Bc: nn.functional.cosine_similarity(to_content(vectors_Bc), id_d[None])
 

@@ -12,7 +12,7 @@ MODELS = ("lattice", "bm3", "freedom", "mgcn")
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes befa.json and befa.md and prints base, +BeFA and gain per model."""
     base, befa = (
-        {m: tables.read_json(layout.run(dataset, encoder, m, adapter) / "metrics.json")["test"] for m in MODELS}
+        {m: tables.read_json(layout.run(dataset, encoder, m, adapter) / "metrics.json") for m in MODELS}
         for adapter in ("none", "befa")
     )
     table, into = befa_table(dataset, encoder, base, befa), layout.report(dataset)

@@ -1,0 +1,100 @@
+"""What a trained cell sees in its items' pictures: heatmaps by method, and how content and behaviour agree."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from befa.attribution.becam import SCORE_CAM, BeCAMConfig, Score, becam, behaviour, grad_cam
+from befa.config import configuration
+from befa.encoders.base import Encoder
+from befa.errors import ConfigError
+
+Heat = Callable[[nn.Module, Tensor, Score], Tensor]
+
+
+@configuration
+class AttributionConfig:
+    """Block `attribution` of params.yaml."""
+
+    items: Annotated[int, Field(ge=1)] = 64
+    """Items whose pictures are explained: a sample of those with a picture, and a known object where there are any."""
+    shown: Annotated[int, Field(ge=1)] = 8
+    """Of them, those in the picture of heatmaps."""
+    seed: int = 1
+    """Of the sample."""
+    ids: Literal["table", "propagated"] = "table"
+    """The behavioural vector ID_i of equation 2: the item's row of the id table, or its vector behind the graph."""
+    becam: BeCAMConfig = BeCAMConfig()
+
+
+def methods(config: AttributionConfig) -> dict[str, Heat]:
+    """The heatmaps that are compared, by name."""
+    return {
+        "becam": lambda model, pixels, score: becam(model, pixels, score, config.becam),
+        "score_cam": lambda model, pixels, score: becam(model, pixels, score, SCORE_CAM),
+        "grad_cam": grad_cam,
+    }
+
+
+@dataclass(frozen=True)
+class Explained:
+    """A trained recommender with an image tower, as far as attribution looks into it."""
+
+    recommender: nn.Module
+    encoder: Encoder
+    ids_Id: Float[Tensor, "I d"]
+    """Behavioural vectors."""
+
+    @classmethod
+    def of(cls, recommender: nn.Module, encoder: Encoder, ids: Literal["table", "propagated"]) -> "Explained":
+        """Raises ConfigError for a model without pictures, or whose vectors are no ids of the content's width."""
+        if "image" not in getattr(recommender, "towers", {}):
+            raise ConfigError(
+                "the model uses no pictures", mend="choose a model with content, and a dataset with images"
+            )
+        table_Id = recommender.items.detach()
+        ids_Id = table_Id if ids == "table" else recommender.user_item_vectors()[1]
+        if ids_Id.shape != table_Id.shape:
+            raise ConfigError("the model's item vectors are wider than its content", mend="set attribution.ids: table")
+        return cls(recommender.eval(), encoder, ids_Id)
+
+    def content(self, vectors_nc: Float[Tensor, "n c"], items_n: Tensor) -> Float[Tensor, "n d"]:
+        """Image vectors of `items_n` behind projection and adapter: h_m of the models."""
+        tower = self.recommender.towers["image"]
+        id_nd = self.recommender.items.detach()[items_n]
+        return tower.adapter(tower.project(vectors_nc), id_nd, rng=Generator())
+
+    def score(self, item: int) -> Score:
+        """Equation 2's similarity for one item; the encoder's vectors as its feature store has them."""
+
+        def to_content(vectors_Bc: Tensor) -> Tensor:
+            unit = nn.functional.normalize(vectors_Bc, dim=-1) if self.encoder.normalise else vectors_Bc
+            return self.content(unit, torch.full((len(unit),), item))
+
+        return behaviour(to_content, self.ids_Id[item])
+
+    def heatmaps(
+        self, pixels: Sequence[Float[Tensor, "3 H W"]], items: Sequence[int], heat: Heat
+    ) -> Iterator[Float[Tensor, "h w"]]:
+        """A heatmap for each picture of `items`."""
+        for pixels_3HW, item in zip(pixels, items, strict=True):
+            yield heat(self.encoder.model, pixels_3HW, self.score(item))
+
+    @torch.no_grad()
+    def angles(self) -> dict[str, float]:
+        """How far content is from behaviour, over all items with a picture (section 3.3 of arXiv 2406.00323).
+
+        `angle`: the mean of theta in degrees (equation 4); `lambda`: the mean of |1 - cos theta| (equations 6 and 7).
+        The ideal vector e_i of these equations cannot be observed: the item's behavioural vector stands in for it. The
+        content is that of the feature table as training left it.
+        """
+        tower = self.recommender.towers["image"]
+        present = tower.present_I.nonzero().squeeze(1)
+        content_nd = self.content(tower.table.detach()[present], present).double()
+        cosine_n = nn.functional.cosine_similarity(content_nd, self.ids_Id[present].double()).clamp(-1, 1)
+        return {"angle": torch.rad2deg(cosine_n.acos()).mean().item(), "lambda": (1 - cosine_n).abs().mean().item()}

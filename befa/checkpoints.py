@@ -1,0 +1,70 @@
+"""A trained model's parameters on disk: one safetensors file per seed, which says what data it was trained on."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from befa import tables
+from befa.cells import Cell, build, load_problem
+from befa.errors import TrainingError
+from befa.paths import Layout
+from befa.problem import Problem
+
+ABOUT = "about"
+"""The one entry of a file's metadata, a JSON object: safetensors writes several entries in an order of chance."""
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
+    """Writes tensors and `about`, whole or not at all; same content, same bytes."""
+    with tables.whole(path) as part:
+        cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(cpu, part, {ABOUT: json.dumps(dict(about))})
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """What `write` wrote. Raises TrainingError when the file is absent or broken; runs no code from it."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[ABOUT])
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118
+    except FileNotFoundError:
+        raise TrainingError("no such checkpoint", where=path, mend="run its train stage (`dvc repro`)") from None
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        what = f"not a readable checkpoint ({str(error).splitlines()[0]})"
+        raise TrainingError(what, where=path, mend="run its train stage again") from None
+
+
+def data_sha256(problem: Problem) -> str:
+    """SHA-256 of everything that a model is given to train on; the same on every device."""
+    digest = sha256(json.dumps([problem.n_users, problem.n_items, list(problem.contents)]).encode())
+    contents = [x for content in problem.contents.values() for x in (content.values_Ic, content.present_I)]
+    for tensor in (problem.users_E, problem.items_E, *contents):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "cpu") -> tuple[nn.Module, Problem]:
+    """The model of one seed of the run in `folder`, as training left it, and the problem it was trained on.
+
+    Raises TrainingError when the checkpoint is absent, does not fit its configuration, or is of other data than the
+    split and the features are now; and what `load_problem` raises.
+    """
+    problem = load_problem(layout, cell, seed, device)
+    path = layout.checkpoint(folder, seed)
+    state, about = read(path)
+    mend = f"run dvc repro train@{cell.dataset}-{cell.encoder}-{cell.model}-{cell.adapter}"
+    if about.get("data_sha256") != data_sha256(problem):
+        raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
+    model = build(problem, cell, seed)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        what = f"the checkpoint does not fit its configuration ({str(error).splitlines()[0]})"
+        raise TrainingError(what, where=path, mend=mend) from None
+    return model.eval(), problem

@@ -1,0 +1,157 @@
+"""What a trained cell recommends: the best items of any user, and the vectors behind the scores."""
+
+import difflib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from befa import splits, tables
+from befa.cells import Cell
+from befa.checkpoints import trained
+from befa.errors import ConfigError, DataError, TrainingError
+from befa.metrics import Interactions
+from befa.paths import Layout
+from befa.problem import Problem
+from befa.ranking import Scorer, scorer, top_items
+
+log = logging.getLogger(__name__)
+
+SCORES_AT_ONCE = 4_000_000
+"""16 MB of float32, so that memory does not grow with the number of users."""
+
+SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
+"""Of what `Trained.recommend` gives; ranks count from 1."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One seed of a trained cell, and the raw ids that its rows stand for."""
+
+    cell: Cell
+    seed: int
+    checkpoint_sha256: str
+    model: nn.Module
+    problem: Problem
+    users: pa.Array = field(repr=False)
+    """Raw ids by dense id."""
+    items: pa.Array = field(repr=False)
+    """Raw ids by dense id."""
+    train: Interactions = field(repr=False)
+    valid: Interactions = field(repr=False)
+
+    @classmethod
+    def open(cls, layout: Layout, folder: Path, seed: int | None = None) -> "Trained":
+        """The run in `folder` (None: its first seed). Raises ConfigError for a seed it has not; see also `trained`."""
+        cell = Cell.read(folder / "config.json")
+        seeds = cell.training.seeds
+        seed = seeds[0] if seed is None else seed
+        if seed not in seeds:
+            raise ConfigError(f"no seed {seed}", where=folder, mend=f"known: {', '.join(map(str, seeds))}")
+        model, problem = trained(layout, folder, cell, seed)
+        with layout.checkpoint(folder, seed).open("rb") as file:
+            sha256 = file_digest(file, "sha256").hexdigest()
+        ids = [
+            tables.read_table(layout.filtered(cell.dataset) / f"{name}s.parquet", [name])[name].combine_chunks()
+            for name in ("user", "item")
+        ]
+        train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
+        valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+        return cls(cell, seed, sha256, model, problem, *ids, train, valid)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What made the answers, for the metadata of files."""
+        cell = self.cell
+        names = {"dataset": cell.dataset, "encoder": cell.encoder, "model": cell.model, "adapter": cell.adapter}
+        return names | {"seed": str(self.seed), "checkpoint_sha256": self.checkpoint_sha256}
+
+    @cached_property
+    def known_users(self) -> Int[np.ndarray, " B"]:
+        """Dense ids of the users that training has seen; of the others a model knows nothing."""
+        unknown = self.problem.n_users - int((self.train.counts > 0).sum())
+        if unknown:
+            log.info("%d users without a training interaction are left out", unknown)
+        return np.flatnonzero(self.train.counts > 0)
+
+    def rows(self, users: Sequence[str]) -> Int[np.ndarray, " B"]:
+        """Dense ids of raw ones. Raises DataError for a user who is unknown, or has no training interaction."""
+        rows = pc.index_in(pa.array(users, pa.string()), value_set=self.users.cast(pa.string())).to_pylist()
+        for user, row in zip(users, rows, strict=True):
+            if row is None:
+                mend = _nearest(user, self.users.to_pylist())
+                raise DataError(f"unknown user {user!r}", where=f"the users of {self.cell.dataset}", mend=mend)
+            if self.train.counts[row] == 0:
+                what = f"user {user!r} has no training interaction: the model knows nothing of them"
+                raise DataError(what, mend="ask for another user, or change the split")
+        return np.array(rows, dtype=np.int64)
+
+    def recommend(self, users_B: Int[np.ndarray, " B"], k: int, *, include_known: bool = False) -> Iterator[pa.Table]:
+        """The `k` best items of each user, or as many as there are, in tables of SCHEMA of some users each.
+
+        Left out, unless `include_known`, are what the test leaves out: the user's training items and, under `protocol:
+        clean`, the validation items. Equal scores are in the order of dense ids. Raises ConfigError for k < 1.
+        """
+        if k < 1:
+            raise ConfigError(f"{k} items are asked for", mend="ask for one at least")
+        masked = [self.train] if self.cell.protocol == "mmrec" else [self.train, self.valid]
+        size = max(1, SCORES_AT_ONCE // self.problem.n_items)
+        for start in range(0, len(users_B), size):
+            yield self._best(users_B[start : start + size], k, [] if include_known else masked)
+
+    def vectors(self) -> tuple[pa.Table, pa.Table]:
+        """Users (those that training has seen) and items, each with a `vector`; a score is the dot product of two.
+
+        Vectors are fixed-size lists of float32. Raises TrainingError for a model whose scores are no such product.
+        """
+        if hasattr(self.model, "scores"):
+            what = f"{self.cell.model} scores pairs without vectors of users and items"
+            raise TrainingError(what, mend="use `recommend`, or export another model's")
+        users_Ud, items_Id = self.model.user_item_vectors()
+        known = torch.from_numpy(self.known_users).to(users_Ud.device)
+        users = self.users.take(pa.array(self.known_users))
+        return (
+            pa.table({"user": users, "vector": _lists(users_Ud[known])}),
+            pa.table({"item": self.items, "vector": _lists(items_Id)}),
+        )
+
+    @cached_property
+    def _score(self) -> Scorer:
+        return scorer(self.model)
+
+    def _best(self, users_B: Int[np.ndarray, " B"], k: int, masked: Sequence[Interactions]) -> pa.Table:
+        scores_BI = self._score(torch.from_numpy(users_B))
+        for interactions in masked:
+            rows, items = interactions.rows(users_B)
+            scores_BI[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
+        top_BK = top_items(scores_BI, k)
+        best_BK = scores_BI.gather(1, top_BK).cpu().numpy()
+        row_n, place_n = np.nonzero(best_BK > -np.inf)  # where no candidate is left, there is nothing to recommend
+        top_n = top_BK.cpu().numpy()[row_n, place_n]
+        columns = [
+            self.users.take(pa.array(users_B[row_n])),
+            pa.array(place_n + 1, pa.int32()),
+            self.items.take(pa.array(top_n)),
+            pa.array(best_BK[row_n, place_n]),
+        ]
+        return pa.table(columns, schema=SCHEMA)
+
+
+def _lists(x_nd: Float[Tensor, "n d"]) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(x_nd.cpu().numpy().ravel()), x_nd.shape[1])
+
+
+def _nearest(user: str, known: Sequence[str]) -> str:
+    # difflib looks at every id; among many, at those that begin alike.
+    alike = known if len(known) <= 50_000 else [other for other in known if other[:3] == user[:3]]
+    close = difflib.get_close_matches(user, alike, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"ids are such as {', '.join(known[:3])}"

@@ -1,0 +1,113 @@
+"""Stage `attribute@<dataset>-<encoder>-<model>-<adapter>`: where pictures speak for behaviour, before and after."""
+
+import logging
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from befa import config, tables
+from befa.attribution import overlays
+from befa.attribution.explaining import AttributionConfig, Explained, methods
+from befa.attribution.measures import agreement, mean
+from befa.cells import Cell
+from befa.checkpoints import trained
+from befa.errors import DataError
+from befa.images import ImageError, ImageFiles, decode
+from befa.paths import Layout
+from befa.rng import numpy_stream
+from pipelines.encoding import loaded, one_thread, picture_table
+from pipelines.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) -> None:
+    """Writes heatmaps.parquet, heatmaps.png and scores.json; measures against objects where the source knows them.
+
+    Of a cell with several seeds, the first one's model is looked into.
+    """
+    params = config.read_params(layout.params)
+    cfg = config.load(params, "attribution", AttributionConfig)
+    into = layout.attribution(dataset, encoder, model, adapter)
+    one_thread()
+    network, _ = loaded(layout, dataset, encoder)
+    items, pixels, pictures, objects = _sample(layout, dataset, cfg, network)
+    ids = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"]).to_pylist()
+    rows: list[dict[str, object]] = []
+    scores: dict[str, object] = {"items": len(items), "with_object": sum(known is not None for known in objects)}
+    columns: dict[str, list[np.ndarray]] = {}
+    with progress(f"attribute {model}", "heatmaps") as report:
+        compared = list(dict.fromkeys(("none", adapter)))
+        total = len(compared) * len(methods(cfg)) * len(items)
+        for cell_adapter in compared:
+            folder = layout.run(dataset, encoder, model, cell_adapter)
+            cell = Cell.read(folder / "config.json")
+            recommender, _ = trained(layout, folder, cell, cell.training.seeds[0])
+            explained = Explained.of(recommender, network, cfg.ids)
+            scores[cell_adapter] = {"behaviour": explained.angles()}
+            for name, method in methods(cfg).items():
+                heats, found = [], []
+                for heat in explained.heatmaps(pixels, items, method):
+                    known = objects[len(heats)]
+                    heats.append(heat.numpy())
+                    if known is not None:
+                        found.append(agreement(heat, torch.from_numpy(known)))
+                    report(len(rows) + len(heats), total)
+                scores[cell_adapter] |= {name: mean(found)} if found else {}
+                rows += [
+                    {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "heat": heat.ravel().tolist()}
+                    for item, heat in zip(items, heats, strict=True)
+                ]
+                columns[f"{name}, {cell_adapter}"] = heats
+    shape = {"height": str(heats[0].shape[0]), "width": str(heats[0].shape[1])}
+    tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
+    shown = slice(0, cfg.shown)
+    overlays.write(
+        into / "heatmaps.png",
+        pictures[shown],
+        {name: columns[name][shown] for name in sorted(columns) if not name.startswith("score_cam")},
+        objects[shown],
+        [str(ids[item]["text"] or ids[item]["item"])[:60] for item in items[shown]],
+    )
+    tables.write_json(into / "scores.json", scores)
+    for cell_adapter in compared:
+        becam = scores[cell_adapter].get("becam", {})
+        log.info("%s+%s: %s", model, cell_adapter, ", ".join(f"{name} {value:.3f}" for name, value in becam.items()))
+
+
+def _sample(layout: Layout, dataset: str, cfg: AttributionConfig, network: object) -> tuple:
+    """Dense ids, prepared pictures, pictures as the tower sees them, and objects (None: not known).
+
+    Objects are known where the raw folder has masks.zip with `<item>.png`, white on the object, as the demo's has.
+    """
+    references, files = picture_table(layout, dataset)
+    reference_of = dict(zip(*references.to_pydict().values(), strict=True))
+    order = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item"])["item"].to_pylist()
+    masks = ImageFiles(layout.raw(dataset)) if (layout.raw(dataset) / "masks.zip").is_file() else None
+    items, pixels, pictures, objects = [], [], [], []
+    for place in numpy_stream(cfg.seed, "attribution").permutation(len(order)).tolist():
+        if len(items) == cfg.items:
+            break
+        picture = _picture(files, reference_of.get(order[place]))
+        if picture is None:
+            continue
+        seen = network.pixels(picture)
+        mask = None if masks is None else _picture(masks, f"masks.zip/{order[place]}.png")
+        # A mask is cut as its picture is.
+        known = None if mask is None else network.pixels(mask)[0].numpy() > 127
+        items.append(place)
+        pixels.append(network.preprocess(picture))
+        pictures.append(Image.fromarray(seen.permute(1, 2, 0).numpy()))
+        objects.append(known)
+    if not items:
+        raise DataError("no item has a picture", where=layout.media(dataset), mend="choose a dataset with images")
+    return items, pixels, pictures, objects
+
+
+def _picture(files: ImageFiles, reference: str | None) -> Image.Image | None:
+    try:
+        return None if reference is None else decode(files.read(reference))
+    except ImageError:
+        return None

@@ -1,0 +1,197 @@
+"""A training that is killed, any number of times and at any moment, ends with the bytes of one that was not."""
+
+import dataclasses
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+
+from befa import checkpoints, resuming
+from befa.cells import TrainingConfig, build
+from befa.errors import TrainingError
+from befa.models import MODELS
+from befa.resuming import Saved, identity
+from befa.training import fit
+from pipelines.stages import train
+from tests.small_project import NAMES, small_project
+from tests.test_training import small_cell, small_problem
+
+OUTPUTS = ("checkpoints", "history.csv", "config.json")
+
+
+@pytest.fixture(autouse=True)
+def saved_after_every_epoch(monkeypatch):
+    monkeypatch.setattr(resuming, "LARGEST_SHARE", float("inf"))
+
+
+def outputs(layout):
+    """The bytes of what the stage `train` leaves to DVC."""
+    folder = layout.run(*NAMES)
+    found = [path for name in OUTPUTS for path in (folder / name, *(folder / name).glob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def trains(layout, seconds=0.0):
+    """The stage in a process of its own, saving after every epoch; `seconds` are what it waits before it writes one."""
+
+    def work():
+        train.Saved = lambda *given: Saved(*given, every=0.0)
+        original = torch.Tensor.backward
+        torch.Tensor.backward = lambda *given, **named: (time.sleep(seconds), original(*given, **named))[1]
+        train.run(*NAMES, layout)
+
+    # A fork has torch loaded already; it computes with one thread, as its parent does.
+    process = multiprocessing.get_context("fork").Process(target=work)
+    process.start()
+    return process
+
+
+def test_any_number_of_kills_changes_no_byte(tmp_path):
+    """Real SIGKILLs at moments of chance, of a cell of two seeds: also between them, and while a state is written."""
+    whole = small_project(tmp_path / "whole", seeds=(1, 2), epochs=25)
+    process = trains(whole)
+    process.join(120)
+    assert process.exitcode == 0
+    killed, chance, kills = small_project(tmp_path / "killed", seeds=(1, 2), epochs=25), random.Random(0), 0
+    while True:
+        process = trains(killed, seconds=0.002)
+        process.join(60 if kills >= 12 else chance.uniform(0.05, 0.6))
+        if process.exitcode is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+    assert process.exitcode == 0
+    assert kills >= 3
+    assert outputs(killed) == outputs(whole)
+    assert {path.name for path in killed.run(*NAMES).iterdir()} == {*OUTPUTS, "timing.json"}
+
+
+class KilledError(Exception):
+    """Ends a training as a kill does, for what is to be tested on many models in little time."""
+
+
+def fitted(cell, path=None, kill_after=None, made_of="this"):
+    """Trains seed 1; the epochs that were trained in this run are noted."""
+    problem, valid = small_problem()
+    model, epochs = build(problem, cell, 1), []
+
+    def on_epoch(row, best, end):
+        epochs.append(row["epoch"])
+        if row["epoch"] == kill_after:
+            raise KilledError
+
+    saved = None if path is None else Saved(path, made_of, every=0.0)
+    return fit(model, problem, valid, cell, 1, on_epoch, saved), epochs
+
+
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"item_knn"}))  # it has no epochs
+def test_every_model_goes_on_as_if_nothing_had_been(model, tmp_path):
+    """Also those that keep a graph for an epoch, and a learning rate that falls."""
+    cell = small_cell(model, training=TrainingConfig(epochs=6, batch_size=32))
+    cell = dataclasses.replace(cell, optimizer=dataclasses.replace(cell.optimizer, decay=0.5))
+    whole, _ = fitted(cell)
+    for epoch in (0, 3):
+        with pytest.raises(KilledError):
+            fitted(cell, tmp_path / "1.safetensors", kill_after=epoch)
+    resumed, epochs = fitted(cell, tmp_path / "1.safetensors")
+    assert epochs == [4, 5]
+    assert [list(row.items()) for row in resumed.history] == [list(row.items()) for row in whole.history]
+    assert resumed.best_epoch == whole.best_epoch
+    assert resumed.state.keys() == whole.state.keys()
+    assert all(torch.equal(value, whole.state[name]) for name, value in resumed.state.items())
+
+
+def test_early_stopping_remembers(tmp_path):
+    cell = small_cell(training=TrainingConfig(epochs=60, batch_size=32, patience=3))
+    whole, epochs = fitted(cell)
+    assert len(epochs) < 60
+    with pytest.raises(KilledError):
+        fitted(cell, tmp_path / "1.safetensors", kill_after=len(epochs) - 2)
+    assert fitted(cell, tmp_path / "1.safetensors")[0].history == whole.history
+    # and one that is at its end is not trained any further
+    assert fitted(cell, tmp_path / "1.safetensors")[1] == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_optimiser_is_taken_up_fused_or_not(fused, tmp_path, monkeypatch):
+    """The two keep their step counts differently."""
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: adam(parameters, lr=lr, fused=fused))
+    test_every_model_goes_on_as_if_nothing_had_been("bm3", tmp_path)
+
+
+def test_the_state_of_another_training_is_not_taken_up(tmp_path, caplog):
+    cell, path = small_cell(training=TrainingConfig(epochs=4, batch_size=32)), tmp_path / "1.safetensors"
+    with pytest.raises(KilledError):
+        fitted(cell, path, kill_after=2)
+    with caplog.at_level("INFO", "befa"):
+        assert fitted(cell, path, made_of="that")[1] == [0, 1, 2, 3]
+    assert "of another configuration, data or code, training starts over" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [b"", b"not a safetensors file", None])
+def test_a_broken_state_is_told_and_not_taken_up(tmp_path, caplog, broken):
+    cell, path = small_cell(training=TrainingConfig(epochs=2, batch_size=32)), tmp_path / "1.safetensors"
+    fitted(cell, path)
+    path.write_bytes(path.read_bytes()[:-9] if broken is None else broken)
+    assert fitted(cell, path)[1] == [0, 1]
+    assert "not a readable checkpoint" in caplog.text
+
+
+def test_identity_is_of_everything_that_decides_the_bits():
+    problem, valid = small_problem()
+    cell = small_cell()
+    data = checkpoints.data_sha256(problem)
+    known = identity(data, valid, cell, 1, "cpu")
+    assert known == identity(data, valid, cell, 1, "cpu")
+    more = dataclasses.replace(cell, training=dataclasses.replace(cell.training, seeds=(1, 2)))
+    assert known == identity(data, valid, more, 1, "cpu")
+    slower = dataclasses.replace(cell, optimizer=dataclasses.replace(cell.optimizer, learning_rate=0.001))
+    swapped = dataclasses.replace(problem, items_E=problem.items_E.flip(0))
+    fewer = dataclasses.replace(valid, items_E=valid.items_E[::-1].copy())
+    others = {
+        identity(data, valid, cell, 2, "cpu"),
+        identity(data, valid, slower, 1, "cpu"),
+        identity(checkpoints.data_sha256(swapped), valid, cell, 1, "cpu"),
+        identity(data, fewer, cell, 1, "cpu"),
+    }
+    assert len(others - {known}) == 4
+
+
+def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(resuming, "LARGEST_SHARE", 0.1)
+    clock = iter([0.0, 31.0, 31.0, 41.0, 140.0, 142.0])  # made, due, save from 31 to 41, asked twice
+    monkeypatch.setattr(resuming.time, "monotonic", lambda: next(clock))
+    cell, (problem, _) = small_cell(), small_problem()
+    model = build(problem, cell, 1)
+    saved = Saved(tmp_path / "1.safetensors", "this")
+    assert saved.due
+    saved.save(model, torch.optim.Adam(model.parameters()), {}, [], {})
+    assert not saved.due
+    assert saved.due
+
+
+def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
+    layout = small_project(tmp_path, epochs=1)
+    train.run(*NAMES, layout)
+    folder, cell = layout.run(*NAMES), train.Cell.read(layout.run(*NAMES) / "config.json")
+    model, problem = checkpoints.trained(layout, folder, cell, 1)
+    assert not model.training
+    assert len(problem.users_E)
+    with pytest.raises(TrainingError, match=r"no such checkpoint in .*2\.safetensors; run its train stage"):
+        checkpoints.trained(layout, folder, cell, 2)
+    wider = dataclasses.replace(cell, network=dataclasses.replace(cell.network, width=9))
+    with pytest.raises(TrainingError, match=r"does not fit its configuration .*dvc repro train@small-made-bm3-befa"):
+        checkpoints.trained(layout, folder, wider, 1)
+    small_split = checkpoints.load_problem
+    one_less = small_split(layout, cell, 1)
+    one_less = dataclasses.replace(one_less, users_E=one_less.users_E[1:], items_E=one_less.items_E[1:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "load_problem", lambda *_: one_less)
+        with pytest.raises(TrainingError, match="trained on another split, or on other features"):
+            checkpoints.trained(layout, folder, cell, 1)
