@@ -30,6 +30,7 @@ class ContentTower(nn.Module):
         else:
             self.register_buffer("table", content.values_Ic, persistent=False)
         self.register_buffer("present_I", content.present_I, persistent=False)
+        self.complete = bool(content.present_I.all())
         self.project = linear(content.values_Ic.shape[1], width, rng=rng, xavier=xavier)
         self.adapter = adapter
 
@@ -50,7 +51,8 @@ class ContentTower(nn.Module):
         return F.embedding(place_n, h_md), self.present_I[rows_n]
 
     def _adapted(self, x_mc: Tensor, id_md: Tensor, present_m: Tensor, rng: Generator) -> Tensor:
-        return torch.where(present_m[:, None], self.adapter(self.project(x_mc), id_md, rng=rng), 0)
+        h_md = self.adapter(self.project(x_mc), id_md, rng=rng)
+        return h_md if self.complete else torch.where(present_m[:, None], h_md, 0)
 
 
 def content_towers(

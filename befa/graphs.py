@@ -8,7 +8,7 @@ from torch import Tensor
 from befa.errors import FeatureError
 from befa.neighbours import BLOCK, nearest
 from befa.problem import Content, Problem
-from befa.sparse import SparseMatrix, pair_dots
+from befa.sparse import SparseMatrix, layer_mean, pair_dots
 
 
 def edge_weights(
@@ -52,11 +52,7 @@ def user_item_block(problem: Problem) -> SparseMatrix:
 
 def propagate(adjacency: SparseMatrix, z_Nd: Float[Tensor, "N d"], layers: int) -> Float[Tensor, "N d"]:
     """The mean of z, Az, ..., A^layers z: equal weight to every layer (LightGCN, arXiv 2002.02126, eq. 4)."""
-    total_Nd = z_Nd
-    for _ in range(layers):
-        z_Nd = adjacency @ z_Nd
-        total_Nd = total_Nd + z_Nd
-    return total_Nd / (layers + 1)
+    return layer_mean(adjacency, z_Nd, layers)
 
 
 def hops(graph: SparseMatrix, z_Id: Float[Tensor, "I d"], layers: int) -> Float[Tensor, "I d"]:

@@ -1,9 +1,15 @@
 """The loss terms of the recommenders: scalars in natural units, to be minimised."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd import Function
+
+ROWS = 128
+"""Of a batch's similarities that are held at once (1 MB with 2,048 rows)."""
 
 
 def bpr(
@@ -46,14 +52,54 @@ def cosine_distance(
     return masked_mean(1 - F.cosine_similarity(a_Bd, b_Bd), present_B)
 
 
-def info_nce(a_Bd: Float[Tensor, "B d"], b_Bd: Float[Tensor, "B d"], *, temperature: float) -> Float[Tensor, ""]:
+def info_nce(
+    a_nd: Float[Tensor, "n d"],
+    b_nd: Float[Tensor, "n d"],
+    *,
+    temperature: float,
+    counts_n: Int[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
     """In-batch contrast, in nats: the mean of -log(e^(cos_ii / t) / sum_j e^(cos_ij / t)) (MGCN, arXiv 2308.03588).
 
     `temperature` t > 0, no unit. Rows that stand in the batch twice count as each other's negatives, as in the
-    reference code. Departs from it: log-sum-exp for exp-then-log, which overflows float32 for t < 0.011.
+    reference code; `counts_n`: how often each row stands there, so that it needs to be given once. Departs from the
+    reference code: log-sum-exp for exp-then-log, which overflows float32 for t < 0.011.
     """
-    scaled_similarity_BB = (F.normalize(a_Bd) / temperature) @ F.normalize(b_Bd).T
-    return F.cross_entropy(scaled_similarity_BB, torch.arange(len(a_Bd), device=a_Bd.device))
+    counts_n = a_nd.new_ones(len(a_nd)) if counts_n is None else counts_n.to(a_nd.dtype)
+    return _InfoNCE.apply(F.normalize(a_nd) / temperature, F.normalize(b_nd), counts_n)
+
+
+class _InfoNCE(Function):
+    """sum_i w_i (log sum_j n_j e^(a_i . b_j) - a_i . b_i), w = n / sum n, with its gradients, a few rows at a time.
+
+    Never all n x n similarities: forward and backward run through a block while a core's cache holds it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a_nd: Tensor, b_nd: Tensor, counts_n: Tensor) -> Tensor:
+        weights_n = counts_n / counts_n.sum()
+        counted_b_nd = counts_n[:, None] * b_nd
+        loss = -(weights_n * (a_nd * b_nd).sum(1)).sum()
+        grad_a_nd, grad_b_nd = torch.empty_like(a_nd), torch.zeros_like(b_nd)
+        for start in range(0, len(a_nd), ROWS):
+            part = slice(start, start + ROWS)
+            share_rn = a_nd[part] @ b_nd.T
+            largest_r1 = share_rn.amax(1, keepdim=True)
+            share_rn.sub_(largest_r1).exp_()
+            total_r = share_rn @ counts_n
+            loss += weights_n[part] @ (total_r.log() + largest_r1[:, 0])
+            share_rn.mul_((weights_n[part] / total_r)[:, None])
+            torch.mm(share_rn, counted_b_nd, out=grad_a_nd[part])
+            grad_b_nd.addmm_(share_rn.T, a_nd[part])
+        grad_a_nd.addcmul_(weights_n[:, None], b_nd, value=-1)
+        grad_b_nd.mul_(counts_n[:, None]).addcmul_(weights_n[:, None], a_nd, value=-1)
+        ctx.save_for_backward(grad_a_nd, grad_b_nd)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        grad_a_nd, grad_b_nd = ctx.saved_tensors
+        return grad * grad_a_nd, grad * grad_b_nd, None
 
 
 def masked_mean(values_B: Float[Tensor, " B"], present_B: Bool[Tensor, " B"] | None) -> Float[Tensor, ""]:

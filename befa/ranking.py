@@ -12,8 +12,8 @@ from befa.metrics import CUTOFFS, Interactions
 Scorer = Callable[[Tensor], Tensor]
 """From users [B] to their scores of all items [B, I], a tensor of the caller's own."""
 
-SCORES_PER_CHUNK = 16_000_000
-"""Scores held at a time (64 MB of float32), so that memory does not grow with the number of users."""
+SCORES_PER_CHUNK = 4_000_000
+"""Scores held at a time (16 MB of float32, which a cache holds), so that memory does not grow with the users."""
 
 
 def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
@@ -23,10 +23,10 @@ def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
     fewer than `k` items, all of them.
     """
     k = min(k, scores_BI.shape[1])
-    values_BK, items_BK = scores_BI.topk(k, dim=1)
+    values_BK, items_BK = scores_BI.topk(min(k + 1, scores_BI.shape[1]), dim=1)
     # A tie across the border: topk may have taken any of the equal items, so these rows are sorted whole.
-    worst_B1 = values_BK[:, -1:]
-    undecided_B = (scores_BI >= worst_B1).sum(1) > k
+    undecided_B = (values_BK[:, k - 1 : k] == values_BK[:, k:]).any(1)
+    items_BK = items_BK[:, :k]
     if undecided_B.any():
         items_BK[undecided_B] = scores_BI[undecided_B].argsort(dim=1, descending=True, stable=True)[:, :k]
     items_BK = items_BK.sort(dim=1).values

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd import Function
 
-CHUNK = 2**18
-"""Entries whose rows are gathered at once by `pair_dots`: 64 MB for float32 rows of width 64."""
+CHUNK = 2**19
+"""Numbers that `pair_dots` gathers at once from each side (2 MB in float32), so that they stay in a core's cache."""
 
 
 class SparseMatrix(nn.Module):
@@ -33,15 +33,22 @@ class SparseMatrix(nn.Module):
         pairs_E, entry_E = torch.unique(rows_E * n_columns + columns_E, return_inverse=True)
         rows_E, columns_E = pairs_E // max(n_columns, 1), pairs_E % max(n_columns, 1)
         by_column_E = columns_E.argsort(stable=True)
-        self._keep("values", values_E.new_zeros(len(pairs_E)).index_add(0, entry_E, values_E))
-        self._keep("columns", columns_E)
-        self._keep("pointers", _pointers(rows_E, n_rows))
-        self._keep("transposed_columns", rows_E[by_column_E])
-        self._keep("transposed_pointers", _pointers(columns_E[by_column_E], n_columns))
-        self._keep("transposed_values", self.values.detach()[by_column_E])
-
-    def _keep(self, name: str, value: Tensor) -> None:
-        self.register_buffer(name, value, persistent=False)
+        values_E = values_E.new_zeros(len(pairs_E)).index_add(0, entry_E, values_E)
+        # Half as wide where they fit: the product reads an index per entry.
+        index = torch.int32 if max(len(pairs_E), *shape) < 2**31 else torch.int64
+        stored = columns_E.to(index), _pointers(rows_E, n_rows).to(index), values_E
+        transposed = (
+            rows_E[by_column_E].to(index),
+            _pointers(columns_E[by_column_E], n_columns).to(index),
+            values_E.detach()[by_column_E],
+        )
+        # A symmetric matrix is its own transpose.
+        if all(torch.equal(own, other) for own, other in zip(stored, transposed, strict=True)):
+            transposed = *stored[:2], values_E.detach()
+        for name, value in zip(("columns", "pointers", "values"), stored, strict=True):
+            self.register_buffer(name, value, persistent=False)
+        for name, value in zip(("columns", "pointers", "values"), transposed, strict=True):
+            self.register_buffer(f"transposed_{name}", value, persistent=False)
 
     @property
     def rows(self) -> Int[Tensor, " E"]:
@@ -58,6 +65,15 @@ class SparseMatrix(nn.Module):
     def dense(self) -> Float[Tensor, "r c"]:
         """All entries, for tests and small examples."""
         return torch.zeros(self.shape, dtype=self.values.dtype).index_put((self.rows, self.columns), self.values)
+
+
+def layer_mean(matrix: SparseMatrix, z_Nd: Float[Tensor, "N d"], layers: int) -> Float[Tensor, "N d"]:
+    """The mean of z, Mz, ..., M^layers z, with gradient to z; the matrix is a constant here.
+
+    By Horner's rule, z + M (z + M (...)): a product and an addition in place a layer, forward and backward, and
+    nothing is kept for the backward pass.
+    """
+    return _LayerMean.apply(z_Nd, matrix, layers) if layers else z_Nd
 
 
 def pair_dots(
@@ -85,12 +101,26 @@ class _Product(Function):
         return grad_values_E, grad_x_cd, None
 
 
+class _LayerMean(Function):
+    @staticmethod
+    def forward(ctx: Any, z_Nd: Tensor, matrix: SparseMatrix, layers: int) -> Tensor:
+        ctx.matrix, ctx.layers = matrix, layers
+        return _horner(matrix.pointers, matrix.columns, matrix.values.detach(), z_Nd, layers)
+
+    @staticmethod
+    def backward(ctx: Any, grad_Nd: Tensor) -> tuple[Tensor, None, None]:
+        matrix = ctx.matrix
+        transpose = matrix.transposed_pointers, matrix.transposed_columns, matrix.transposed_values
+        return _horner(*transpose, grad_Nd, ctx.layers), None, None
+
+
 class _PairDots(Function):
     @staticmethod
     def forward(ctx: Any, a_rd: Tensor, b_cd: Tensor, rows_E: Tensor, columns_E: Tensor) -> Tensor:
         ctx.save_for_backward(a_rd, b_cd, rows_E, columns_E)
-        chunks = zip(rows_E.split(CHUNK), columns_E.split(CHUNK), strict=True)
-        return torch.cat([(a_rd[rows] * b_cd[columns]).sum(1) for rows, columns in chunks])
+        at_once = max(1, CHUNK // max(1, a_rd.shape[1]))
+        chunks = zip(rows_E.split(at_once), columns_E.split(at_once), strict=True)
+        return torch.cat([(F.embedding(rows, a_rd) * F.embedding(columns, b_cd)).sum(1) for rows, columns in chunks])
 
     @staticmethod
     def backward(ctx: Any, grad_E: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
@@ -104,6 +134,13 @@ def _bags(pointers: Tensor, columns: Tensor, values: Tensor, x_cd: Tensor) -> Te
     return F.embedding_bag(
         columns, x_cd.contiguous(), pointers, per_sample_weights=values, mode="sum", include_last_offset=True
     )
+
+
+def _horner(pointers: Tensor, columns: Tensor, values: Tensor, z_Nd: Tensor, layers: int) -> Tensor:
+    sum_Nd = z_Nd
+    for _ in range(layers):
+        sum_Nd = _bags(pointers, columns, values, sum_Nd).add_(z_Nd)
+    return sum_Nd.div_(layers + 1)
 
 
 def _pointers(sorted_E: Int[Tensor, " E"], n: int) -> Int[Tensor, " n_plus_1"]:

@@ -12,6 +12,7 @@ from befa.problem import Content, Problem
 from befa.rng import stream
 from befa.sparse import SparseMatrix, pair_dots
 
+SQUARE = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=10)
 PAIRS = st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=25)
 
 
@@ -62,6 +63,27 @@ def test_propagation_is_the_mean_of_the_layers():
     expected = (z + a @ z + a @ a @ z) / 3
     torch.testing.assert_close(graphs.propagate(adjacency, z, 2), expected)
     torch.testing.assert_close(graphs.propagate(adjacency, z, 0), z)
+
+
+@given(SQUARE, st.integers(0, 3))
+def test_the_mean_of_the_layers_has_the_gradient_of_its_terms(pairs, layers):
+    rng = stream(0, "layers")
+    rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    matrix = SparseMatrix(rows, columns, torch.randn(len(pairs), dtype=torch.float64, generator=rng), (4, 4))
+    z = torch.randn(4, 2, dtype=torch.float64, generator=rng, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y: graphs.propagate(matrix, y, layers), z)
+    torch.testing.assert_close(
+        graphs.propagate(matrix, z, layers),
+        sum(matrix.dense().matrix_power(n) @ z for n in range(layers + 1)) / (layers + 1),
+    )
+
+
+def test_a_symmetric_matrix_is_stored_once():
+    users, items = torch.tensor([[0, 0], [0, 1], [1, 1]]).T
+    adjacency = graphs.symmetric_adjacency(users, items, 2, 2, epsilon=1e-7)
+    assert adjacency.transposed_columns is adjacency.columns
+    one_way = SparseMatrix(users, items, torch.ones(3), (2, 2))
+    assert one_way.transposed_columns is not one_way.columns
 
 
 @given(st.integers(1, 9), st.integers(1, 12), st.sets(st.integers(0, 8)), st.integers(0, 1000))

@@ -63,6 +63,25 @@ def test_info_nce(vectors):
     assert losses.info_nce(*vectors[:2], temperature=0.2).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_info_nce_of_counted_rows_is_that_of_the_rows_repeated(vectors, monkeypatch):
+    monkeypatch.setattr("befa.losses.ROWS", 3)
+    counts = torch.tensor([1, 3, 1, 2, 1, 1, 2])
+    found, expected = [], []
+    for gradients, repeats in ((found, None), (expected, counts)):
+        a, b = (v.double().requires_grad_() for v in vectors[:2])
+        rows = torch.arange(7) if repeats is None else torch.arange(7).repeat_interleave(repeats)
+        loss = losses.info_nce(a[rows], b[rows], temperature=0.2, counts_n=counts if repeats is None else None)
+        loss.mul(3).backward()
+        gradients += [loss.detach(), a.grad, b.grad]
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_info_nce_has_the_gradient_of_its_formula(vectors):
+    a, b = (v.double().requires_grad_() for v in vectors[:2])
+    assert torch.autograd.gradcheck(lambda a, b: losses.info_nce(a, b, temperature=0.5), (a, b))
+
+
 def test_info_nce_does_not_overflow_at_low_temperature(vectors):
     assert losses.info_nce(*vectors[:2], temperature=0.001).isfinite()
 

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from befa.adapters.base import FeatureUse
 from befa.config import configuration
-from befa.layers import dropout, linear
+from befa.layers import linear, relu_dropout
 
 
 @configuration
@@ -63,7 +63,7 @@ class BeFA(nn.Module):
         """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`."""
 
         def relu_drop(hidden: Tensor) -> Tensor:
-            return dropout(torch.relu(hidden), self.config.dropout, rng=rng, training=self.training)
+            return relu_dropout(hidden, self.config.dropout, rng=rng, training=self.training)
 
         decoupled = relu_drop(self.decouple(x_nd))
         if self.config.variant == "released":

@@ -55,9 +55,9 @@ class MGCN(nn.Module):
         BPR + reg_weight (|u|^2 + |i|^2 + |j|^2) / (2B) + contrast_weight (NCE(side_i, C_i) + NCE(side_u, C_u))
     With an adapter the content is gated twice, by the adapter and by the purifier.
 
-    Departs from the reference code (MMRec e775373): fusion and contrast are computed for the batch's rows only (the
-    same numbers). An item absent in m has y_m = 0 and no edges in G_m, so its q_m is 0 too; its attention still
-    counts that view. Without content E = C, there is no contrast, and the attention is not trained;
+    Departs from the reference code (MMRec e775373): fusion and contrast are computed for the batch's rows only,
+    each once (the same numbers). An item absent in m has y_m = 0 and no edges in G_m, so its q_m is 0 too; its
+    attention still counts that view. Without content E = C, there is no contrast, and the attention is not trained;
     with one modality K = Q, Z = 0, and neither attention nor preference gate is.
     B: see `squared_norms`.
     """
@@ -86,18 +86,25 @@ class MGCN(nn.Module):
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""
         behaviour_Nd, views_MNd = self._views(rng)
-        n_users, n_rows = len(self.users), len(batch.users_B)
-        rows = torch.cat([batch.users_B, n_users + batch.positives_B, n_users + batch.negatives_B])
-        behaviour = F.embedding(rows, behaviour_Nd)
-        side = self._fused(behaviour, [F.embedding(rows, view_Nd) for view_Nd in views_MNd])
-        user_Bd, positive_Bd, negative_Bd = (behaviour + side).split(n_rows)
-        loss = bpr(user_Bd, positive_Bd, negative_Bd)
-        loss = loss + self.config.reg_weight * squared_norms(user_Bd, positive_Bd, negative_Bd)
+        # A user or item that stands in the batch several times is fused once, and counts by its number in the contrast.
+        users_m, user_B, users_counts_m = batch.users_B.unique(return_inverse=True, return_counts=True)
+        items_m, item_2B = torch.cat([batch.positives_B, batch.negatives_B]).unique(return_inverse=True)
+        rows_n = torch.cat([users_m, len(self.users) + items_m])
+        behaviour_nd = F.embedding(rows_n, behaviour_Nd)
+        side_nd = self._fused(behaviour_nd, [F.embedding(rows_n, view_Nd) for view_Nd in views_MNd])
+        users_md, items_md = (behaviour_nd + side_nd).split([len(users_m), len(items_m)])
+        positive_Bd, negative_Bd = F.embedding(item_2B, items_md).chunk(2)
+        vectors = F.embedding(user_B, users_md), positive_Bd, negative_Bd
+        loss = bpr(*vectors) + self.config.reg_weight * squared_norms(*vectors)
         if not self.towers:
             return loss
-        pairs = zip(side.split(n_rows)[:2], behaviour.split(n_rows)[:2], strict=True)
-        contrast = sum(info_nce(a_Bd, b_Bd, temperature=self.config.temperature) for a_Bd, b_Bd in pairs)
-        return loss + self.config.contrast_weight * contrast
+        positives_p, positives_counts_p = item_2B[: len(user_B)].unique(return_counts=True)
+        users_p = torch.arange(len(users_m), device=user_B.device)
+        for rows, counts in ((users_p, users_counts_m), (len(users_m) + positives_p, positives_counts_p)):
+            pair = F.embedding(rows, side_nd), F.embedding(rows, behaviour_nd)
+            contrast = info_nce(*pair, temperature=self.config.temperature, counts_n=counts)
+            loss = loss + self.config.contrast_weight * contrast
+        return loss
 
     def user_item_vectors(self) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
         """E, fused for all users and items."""
@@ -113,7 +120,9 @@ class MGCN(nn.Module):
         views_MNd = []
         for name, tower in self.towers.items():
             x_Id, present_I = tower(None, self.items, rng=rng)
-            purified_Id = torch.where(present_I[:, None], self.items * torch.sigmoid(self.purify[name](x_Id)), 0)
+            purified_Id = self.items * torch.sigmoid(self.purify[name](x_Id))
+            if not tower.complete:
+                purified_Id = torch.where(present_I[:, None], purified_Id, 0)
             item_view_Id = hops(self.item_graphs[name], purified_Id, self.config.item_layers)
             views_MNd.append(torch.cat([self.user_item @ item_view_Id, item_view_Id]))
         return behaviour_Nd, views_MNd

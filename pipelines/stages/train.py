@@ -30,6 +30,8 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     torch.set_num_threads(cell.training.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
     torch.use_deterministic_algorithms(True)
+    # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     start = time.monotonic()
     found = {seed: _fitted(layout, into, cell, seed, device) for seed in cell.training.seeds}
     (into / "config.json").unlink(missing_ok=True)  # never beside checkpoints of another configuration
