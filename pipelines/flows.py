@@ -1,13 +1,18 @@
-"""Prefect over the DVC graph: a flow that brings a target up to date, one task per stage.
+"""Prefect over the DVC graph: a flow that brings targets up to date, one task per stage, several at a time.
 
 DVC is the one cache of record, so Prefect's own caching stays off; Prefect adds the run's record, its logs and a face.
 """
 
+import fcntl
 import os
-import subprocess
-import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from uuid import UUID
 
 # Before prefect is imported: no telemetry, and time enough for its ephemeral server on a busy machine (7-14 s on two
 # cores; the default gives up after 20).
@@ -15,14 +20,24 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
-import networkx as nx
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from prefect.states import Completed, Failed, State
 
-from befa.errors import BefaError, ConfigError, nearest
+from befa.errors import BefaError
+from pipelines import artifacts, graph
+from pipelines.children import Children
+
+GPU_DRIVER = Path("/proc/driver/nvidia/version")
+GPU_KINDS = {"encoder", "encode_images", "encode_texts", "train", "evaluate", "attribute"}
+DOWNLOAD_KINDS = {"download", "media"}
+PAUSES = (10.0, 60.0)
+"""Seconds before a download is tried again."""
+RUNS, BUSY = "Running stage '", "is busy, it is being blocked by"
+"""What DVC says when it runs a stage, and when another DVC process has it in hand."""
+BUSY_PAUSE = 2.0
+"""Seconds before such a stage is asked for again."""
 
 
 class StageError(BefaError):
@@ -30,66 +45,153 @@ class StageError(BefaError):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The stages that a target needs, in an order that respects the graph."""
+class Ended:
+    """How a step came out."""
 
-    stages: list[str]
-    stale: set[str]
-    """Those that are changed, or come after one that is; the others are up to date."""
+    outcome: str
+    """run, cached (DVC found nothing to do, or had the result), failed, or skipped (it waits for one that failed)."""
+    seconds: float = 0.0
 
-
-def plan(target: str) -> Plan:
-    """Reads the DVC graph of the project in the current folder. Raises ConfigError for an unknown target."""
-    try:
-        repo = Repo()
-        graph = repo.index.graph
-        known = {stage.addressing: stage for stage in graph}
-        # "train_befa" without a dataset means all of them, as it does for `dvc repro`.
-        wanted = [s for name, s in known.items() if target in (name, name.partition("@")[0])]
-        if not wanted:
-            raise ConfigError(f"no stage {target!r}", where="dvc.yaml", mend=nearest(target, known))
-        needed = graph.subgraph(set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted)))
-        changed = set(repo.status(targets=[stage.addressing for stage in needed]))
-    except DvcException as error:
-        raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
-    # Edges lead from a stage to what it depends on, so its dependants are its ancestors.
-    stale = {name for name in changed for name in [name, *(s.addressing for s in nx.ancestors(needed, known[name]))]}
-    # Sorted first: the order of a set must not decide the order of the run.
-    order = nx.lexicographical_topological_sort(needed.reverse(), key=lambda stage: stage.addressing)
-    return Plan([stage.addressing for stage in order], stale)
+    @property
+    def good(self) -> bool:
+        """Whether what comes after it may run."""
+        return self.outcome in ("run", "cached")
 
 
-@task(task_run_name="{stage}", cache_policy=NO_CACHE)
-def repro(stage: str) -> State:
-    """Runs one DVC stage and hands its output to the task's log, line by line; a failed stage is a failed task."""
-    logger = get_run_logger()
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
-    # Stages call `python`: it must be the one that runs this.
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                logger.info(line.rstrip())
+@task(task_run_name="{step.name}", cache_policy=NO_CACHE)
+def repro(step: graph.Step, children: Children) -> State:
+    """Has DVC bring one stage up to date, its output in the task's log; a failed stage is a failed task."""
+    logger, pauses = get_run_logger(), iter(PAUSES if step.kind in DOWNLOAD_KINDS else ())
+    progress, waited = artifacts.Progress(step.name), False
+    while not children.stopping.is_set():
+        seen: set[str] = set()
+
+        def say(line: str, seen: set[str] = seen, waited: bool = waited) -> None:
+            seen.update(sign for sign in (RUNS, BUSY) if sign in line)
+            if not (waited and BUSY in seen):  # said once
+                logger.info(line)
+            progress(line)
+
+        words = ["repro", "--single-item", *(["--force"] if step.forced else []), step.name]
+        if children.dvc(words, say) == 0:
+            progress.end()
+            artifacts.publish(step.outs)
+            # Returned, as a state of its own: Prefect's record then says which stages did something.
+            return Completed() if RUNS in seen else Completed(name="Cached")
+        if BUSY in seen:
+            waited = True
+            children.stopping.wait(BUSY_PAUSE)
+        elif (pause := next(pauses, None)) is not None:
+            logger.warning("%s failed; it is tried again in %g s", step.name, pause)
+            children.stopping.wait(pause)
+        else:
+            break
     # Returned, not raised: Prefect would bury the stage's own error under a traceback of ours.
-    return Completed() if process.returncode == 0 else Failed(message=f"stage {stage} failed")
+    return Failed(message=f"stage {step.name} failed")
 
 
-@flow(name="reproduce", flow_run_name="{target}", validate_parameters=False)
-def reproduce(target: str, todo: Plan) -> State:
-    """Runs the stale stages of a plan in its order. A failing stage fails the flow and ends it."""
-    get_run_logger().info("%d of %d stages of %s are to be run", len(todo.stale), len(todo.stages), target)
-    for stage in todo.stages:
-        if stage in todo.stale and (state := repro(stage, return_state=True)).is_failed():
-            return Failed(message=state.message)
-    return Completed(message=f"{target} is up to date")
+def _run_all(plan: graph.Plan, jobs: int, gpu_jobs: int, children: Children) -> dict[str, Ended]:
+    """Runs each step as soon as those it waits for have ended and there is room; skips what waits for a failed one."""
+    waiting = {step.name: step for step in plan.steps}
+    running: dict[UUID, tuple[graph.Step, float]] = {}
+    ended: dict[str, Ended] = {}
+    finished: SimpleQueue[PrefectFuture[State]] = SimpleQueue()
+    while waiting or running:
+        for step in list(waiting.values()):
+            if not all(ended[name].good for name in step.after & ended.keys()):
+                ended[waiting.pop(step.name).name] = Ended("skipped")
+            elif step.after <= ended.keys() and _fits(step, [s for s, _ in running.values()], jobs, gpu_jobs):
+                future = repro.submit(waiting.pop(step.name), children)
+                running[future.task_run_id] = step, time.monotonic()
+                future.add_done_callback(finished.put)
+        if running:
+            future = finished.get()
+            future.wait()  # to have its state
+            step, start = running.pop(future.task_run_id)
+            ended[step.name] = Ended(_outcome(future.state), time.monotonic() - start)
+    return ended
 
 
-def run(target: str) -> None:
-    """Brings `target` up to date. Raises ConfigError for an unknown target, StageError when a stage fails."""
-    state = reproduce(target, plan(target), return_state=True)
+def _fits(step: graph.Step, running: Sequence[graph.Step], jobs: int, gpu_jobs: int) -> bool:
+    on_gpu = sum(other.kind in GPU_KINDS for other in running)
+    return len(running) < jobs and (step.kind not in GPU_KINDS or on_gpu < gpu_jobs)
+
+
+def _outcome(state: State) -> str:
+    if not state.is_completed():
+        return "failed"
+    return "cached" if state.name == "Cached" else "run"
+
+
+def _carry_out(plan: graph.Plan, what: str, jobs: int, gpu_jobs: int | None, push: Sequence[str] = ()) -> State:
+    """Runs a plan and sums it up; then pushes the stages named by `push` to DVC's remote."""
+    logger = get_run_logger()
+    logger.info("%d of %d stages of %s may have to be run", len(plan.steps), plan.size, what)
+    if gpu_jobs is None:
+        gpu_jobs = 1 if GPU_DRIVER.exists() else jobs
+    with Children() as children:
+        ended = _run_all(plan, jobs, gpu_jobs, children)
+        failed = [name for name, end in ended.items() if end.outcome == "failed"]
+        pushed = failed or not push or children.dvc(["push", *push], logger.info) == 0
+    _sum_up(what, ended)
+    if failed:
+        return Failed(message=f"stage {', '.join(failed)} failed")
+    return Completed(message=f"{what} is up to date") if pushed else Failed(message="dvc push failed")
+
+
+def _sum_up(what: str, ended: Mapping[str, Ended]) -> None:
+    if not ended:
+        return
+    rows = [{"stage": name, "outcome": end.outcome, "seconds": round(end.seconds, 1)} for name, end in ended.items()]
+    counts = ", ".join(
+        f"{count} {outcome}" for outcome, count in Counter(end.outcome for end in ended.values()).items()
+    )
+    summary = f"{what}: {counts}\n\n{artifacts.table(rows)}"
+    get_run_logger().info(summary)
+    artifacts.show("summary", summary)
+
+
+def _flow_run_name() -> str:
+    return " ".join(runtime.flow_run.parameters["targets"])
+
+
+@flow(name="reproduce", flow_run_name=_flow_run_name)
+def reproduce(targets: list[str], jobs: int = 2, gpu_jobs: int | None = None, force: bool = False) -> State:
+    """Brings DVC targets up to date, `jobs` stages at a time, `gpu_jobs` of them on the GPU (none given: one).
+
+    A failed stage fails itself, what depends on it, and the flow. `force` runs all that the targets need.
+    """
+    return _carry_out(graph.plan(targets, force=force), " ".join(targets), jobs, gpu_jobs)
+
+
+@flow(name="reencode", flow_run_name="{dataset}-{encoder}")
+def reencode(dataset: str, encoder: str, jobs: int = 2, gpu_jobs: int | None = None, push: bool = False) -> State:
+    """Looks for new pictures of a dataset and encodes what is new or changed; may push the features to DVC's remote."""
+    stores = [f"encode_images@{dataset}-{encoder}", f"encode_texts@{dataset}-{encoder}"]
+    with _alone(f"reencode-{dataset}-{encoder}") as alone:
+        if not alone:
+            return Completed(name="Skipped", message="the run before this one is still at it")
+        plan = graph.plan(stores, forced=[f"media@{dataset}", *stores])
+        return _carry_out(plan, " ".join(stores), jobs, gpu_jobs, push=stores if push else ())
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[bool]:
+    """Whether no other process is in here. The kernel's lock: Prefect's own limits outlive a run that is killed."""
+    with Path(".dvc/tmp", f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool) -> None:
+    """Runs the flow `reproduce` here. Raises StageError when a stage fails, or at an interrupt (all is ended then)."""
+    try:
+        state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
+    except KeyboardInterrupt:
+        raise StageError("interrupted", mend="the same command goes on where it was") from None
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")

@@ -1,39 +1,68 @@
-"""The Prefect flow over a DVC graph, against a real Prefect server on its own SQLite."""
+"""The Prefect flow over a DVC graph of trivial stages, against a real Prefect server on its own SQLite."""
 
+import json
+import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from ruamel.yaml import YAML
 
-from befa.errors import ConfigError
-from pipelines.flows import plan
+from pipelines import artifacts, flows, graph
 
 pytestmark = pytest.mark.xdist_group("flows")  # one server for all
 
 ROOT = Path(__file__).parent.parent
 
+# Every stage writes its name to `runs`, which DVC does not know, so that its runs can be counted. `first` and `train`
+# go on for as long as the file `hold` is there.
 GRAPH = """
 stages:
   first:
     matrix: {item: [x, y]}
-    cmd: python -c "print('making ${item.item}'); open('${item.item}.txt', 'w').write('${item.item}')"
+    cmd: echo $DVC_STAGE >> runs; echo making ${item.item}; while [ -e hold ]; do sleep 0.1; done;
+      head -c 4 seed.txt > ${item.item}.txt
+    deps: [seed.txt]
     outs: ["${item.item}.txt"]
   second:
-    cmd: python -c "print('joining'); open('both.txt', 'w').write(open('x.txt').read() + open('y.txt').read())"
+    cmd: echo $DVC_STAGE >> runs; echo joining; cat x.txt y.txt > both.txt
     deps: [x.txt, y.txt]
     outs: [both.txt]
   broken:
-    cmd: python -c "print('about to fail'); raise SystemExit(3)"
-    deps: [both.txt]
+    cmd: echo $DVC_STAGE >> runs; echo about to fail; exit 3
+    deps: [x.txt]
     outs: [never.txt]
   after:
-    cmd: python -c "print('must not run')"
-    deps: [never.txt]
+    cmd: echo must not run
+    deps: [never.txt, both.txt]
+  train:
+    matrix: {cell: [a, b]}
+    cmd: mkdir gpu && echo $DVC_STAGE >> runs && sleep 1 && rmdir gpu && echo ${item.cell} > ${item.cell}.txt
+    deps: [seed.txt]
+    outs: ["${item.cell}.txt"]
+  download:
+    cmd: echo $DVC_STAGE >> runs; [ $(wc -l < runs) -ge 2 ] && echo raw > raw.txt
+    deps: [seed.txt]
+    outs: [raw.txt]
+  encode_images:
+    matrix: {cell: [toy-clip]}
+    cmd: mkdir -p data/features/toy/clip; echo "encode images, 1 of 4, 0.1/s"; cp coverage.json
+      data/features/toy/clip/image.coverage.json
+    deps: [coverage.json]
+    metrics: [data/features/toy/clip/image.coverage.json]
+  filter:
+    matrix: {dataset: [toy]}
+    cmd: mkdir -p data/filtered/toy; cp stats.json data/filtered/toy/stats.json
+    deps: [stats.json]
+    metrics: [data/filtered/toy/stats.json]
 """
 
 
@@ -42,6 +71,7 @@ def project(tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
     (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "seed.txt").write_text("seed, first\n")
     return tmp_path
 
 
@@ -73,10 +103,48 @@ def _when_ready(process, address, log):
     raise AssertionError(f"the server does not answer: {log.read_text()}")
 
 
-def run(project, server, target):
+def start(project, server, *words):
+    """The flow in the background; its output goes to the file `log`, and its session is its own."""
     environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "pipelines", "run", target]
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "pipelines", "run", *words]
+    log = (project / "log").open("a")
+    process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, start_new_session=True)
+    STARTED.append(process)
+    return process
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_goes_on_after_a_test():
+    yield
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    STARTED.clear()
+
+
+def run(project, server, *words):
+    """Exit code and output of a flow."""
+    code = start(project, server, *words).wait(timeout=200)
+    said = (project / "log").read_text()
+    (project / "log").unlink()
+    return code, said
+
+
+def runs(project):
+    path = project / "runs"
+    return Counter(path.read_text().split()) if path.exists() else Counter()
+
+
+def until(condition, seconds=60):
+    for _ in range(seconds * 10):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came true")
 
 
 def records(server, kind, **where):
@@ -90,10 +158,35 @@ def flow_run(server, target, state):
     return found["id"]
 
 
-def test_a_target_runs_stage_by_stage_with_its_logs(project, server):
-    ran = run(project, server, "second")
-    assert ran.returncode == 0, ran.stderr
-    assert (project / "both.txt").read_text() == "xy"
+def stages_of(project):
+    """Names of the stages in the lock file, which must be whole."""
+    return set(YAML(typ="safe").load(project / "dvc.lock")["stages"])
+
+
+def processes_in(project):
+    """What still runs in the project's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == project and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def commands_with(words, project):
+    return [command for p in processes_in(project) if words in (command := " ".join(p.cmdline()))]
+
+
+def test_independent_stages_run_at_the_same_time_with_their_logs(project, server):
+    (project / "hold").touch()
+    flow = start(project, server, "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
+    (project / "hold").unlink()
+    assert flow.wait(timeout=60) == 0
+    assert (project / "both.txt").read_text() == "seedseed"
+    assert "second: 3 run" in (project / "log").read_text()
     run_id = flow_run(server, "second", "COMPLETED")
     # Records reach the server in the background.
     for _ in range(60):
@@ -102,41 +195,167 @@ def test_a_target_runs_stage_by_stage_with_its_logs(project, server):
         if len(tasks) == 3 and any("joining" in message for message in logs):
             break
         time.sleep(0.5)
-    tasks.sort(key=lambda task: task["start_time"])
-    assert [task["name"] for task in tasks] == ["first@x", "first@y", "second"]
+    assert {task["name"] for task in tasks} == {"first@x", "first@y", "second"}
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
     for line in ("making x", "making y", "joining"):
         assert any(line in message for message in logs)
 
-    again = run(project, server, "second")
-    assert again.returncode == 0
-    assert "0 of 3 stages" in again.stdout + again.stderr
-    assert "making" not in again.stdout + again.stderr
+    code, said = run(project, server, "second")
+    assert code == 0
+    assert "up to date: all 3 stages of second" in said
+    assert sum(runs(project).values()) == 3
 
 
-def test_a_failing_stage_fails_the_flow(project, server):
-    ran = run(project, server, "after")
-    said = ran.stdout + ran.stderr
-    assert ran.returncode == 1
-    assert "error: stage broken failed; its own error stands in the log above" in ran.stderr
+def test_what_a_rerun_stage_leaves_as_it_was_reruns_nothing_after_it(project, server):
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "second"], cwd=project, check=True)
+    (project / "seed.txt").write_text("seed, second\n")
+    code, said = run(project, server, "second")
+    assert code == 0
+    assert "second: 2 run, 1 cached" in said
+    assert runs(project) == {"first@x": 2, "first@y": 2, "second": 1}
+
+    code, said = run(project, server, "second", "--force")
+    assert code == 0
+    assert runs(project) == {"first@x": 3, "first@y": 3, "second": 2}
+
+
+def test_a_failing_stage_fails_its_dependants_and_the_flow_and_nothing_else(project, server):
+    code, said = run(project, server, "after", "--jobs", "2")
+    assert code == 1
+    assert "error: stage broken failed; its own error stands in the log above" in said
     assert "about to fail" in said
     assert "must not run" not in said
+    for line in ("| broken | failed", "| after | skipped", "| second | run"):
+        assert line in said
     assert flow_run(server, "after", "FAILED")
-    # What was done before the failure is kept.
-    assert (project / "both.txt").read_text() == "xy"
+    # What was done beside the failure is kept.
+    assert stages_of(project) == {"first@x", "first@y", "second"}
 
 
-def test_an_unknown_target_is_an_error_with_the_nearest_name(project, monkeypatch):
+def test_stages_for_the_gpu_take_turns(project, server):
+    # `mkdir gpu` fails where another is at it.
+    code, said = run(project, server, "train", "--jobs", "2", "--gpu-jobs", "1")
+    assert code == 0, said
+    assert runs(project) == {"train@a": 1, "train@b": 1}
+
+
+def test_an_interrupt_ends_the_stages_and_the_next_run_goes_on(project, server):
+    (project / "hold").touch()
+    flow = start(project, server, "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
+    flow.send_signal(signal.SIGINT)
+    assert flow.wait(timeout=60) == 1
+    assert "error: interrupted; the same command goes on where it was" in (project / "log").read_text()
+    assert processes_in(project) == []
+    (project / "hold").unlink()
+    code, _ = run(project, server, "second")
+    assert code == 0
+    assert runs(project) == {"first@x": 2, "first@y": 2, "second": 1}
+
+
+def test_two_flows_share_the_work(project, server):
+    (project / "hold").touch()
+    one = start(project, server, "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
+    two = start(project, server, "second", "--jobs", "2")
+    until(lambda: "is busy, it is being blocked by" in (project / "log").read_text())
+    (project / "hold").unlink()
+    assert one.wait(timeout=90) == 0
+    assert two.wait(timeout=90) == 0
+    assert runs(project) == {"first@x": 1, "first@y": 1, "second": 1}
+    assert stages_of(project) == {"first@x", "first@y", "second"}
+
+
+def test_a_flow_waits_for_a_stage_that_is_run_by_hand(project, server):
+    (project / "hold").touch()
+    by_hand = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q", "first@x"], cwd=project)
+    until(lambda: runs(project) == {"first@x": 1})
+    flow = start(project, server, "second", "--jobs", "2")
+    until(lambda: "is busy, it is being blocked by" in (project / "log").read_text())
+    (project / "hold").unlink()
+    assert by_hand.wait(timeout=60) == 0
+    assert flow.wait(timeout=90) == 0
+    assert runs(project) == {"first@x": 1, "first@y": 1, "second": 1}
+
+
+def test_a_killed_stage_fails_its_task_leaves_nothing_running_and_is_done_again(project, server):
+    (project / "hold").touch()
+    flow = start(project, server, "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
+    [dvc] = [p for p in processes_in(project) if p.cmdline()[1:3] == ["-m", "dvc"] and p.cmdline()[-1] == "first@x"]
+    dvc.kill()
+    until(lambda: not commands_with("making x", project), 10)
+    assert commands_with("making y", project)
+    (project / "hold").unlink()
+    assert flow.wait(timeout=60) == 1
+    assert stages_of(project) == {"first@y"}
+    code, _ = run(project, server, "second")
+    assert code == 0
+    assert runs(project) == {"first@x": 2, "first@y": 1, "second": 1}
+
+
+def test_a_killed_flow_takes_its_stages_with_it_and_the_next_one_does_them_again(project, server):
+    (project / "hold").touch()
+    flow = start(project, server, "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
+    flow.kill()
+    flow.wait()
+    until(lambda: processes_in(project) == [], 10)
+    (project / "hold").unlink()
+    code, _ = run(project, server, "second")
+    assert code == 0
+    assert runs(project) == {"first@x": 2, "first@y": 2, "second": 1}
+    assert stages_of(project) == {"first@x", "first@y", "second"}
+
+
+def test_a_download_is_tried_again_and_nothing_else(project, monkeypatch):
     monkeypatch.chdir(project)
-    with pytest.raises(ConfigError, match=r"no stage 'secnd' in dvc\.yaml; did you mean 'second'\?"):
-        plan("secnd")
+    monkeypatch.setattr(flows, "PAUSES", (0.1, 0.1))
+    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    with flows.Children() as children:
+        [download] = graph.plan(["download"]).steps
+        assert flows.repro.fn(download, children).is_completed()
+        assert runs(project) == {"download": 2}  # it fails where it is the first in `runs`
+        first, broken = graph.plan(["broken"]).steps
+        assert flows.repro.fn(first, children).is_completed()
+        assert flows.repro.fn(broken, children).is_failed()
+    assert runs(project) == {"download": 2, "first@x": 1, "broken": 1}
 
 
-def test_a_plan_holds_what_is_stale_and_what_comes_after(project, monkeypatch):
+def test_one_reencoding_of_a_store_at_a_time(project, monkeypatch):
     monkeypatch.chdir(project)
-    assert plan("first").stages == ["first@x", "first@y"]
-    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "second"], check=True)
-    assert plan("second").stale == set()
-    (project / "x.txt").write_text("changed")
-    assert plan("second").stale == {"first@x", "second"}
-    assert plan("second").stages == ["first@x", "first@y", "second"]
+    with flows._alone("toy") as first, flows._alone("toy") as second, flows._alone("other") as third:
+        assert (first, second, third) == (True, False, True)
+    with flows._alone("toy") as again:
+        assert again
+
+
+def test_the_ui_gets_progress_certificate_and_coverage(project, server):
+    (project / "coverage.json").write_text(json.dumps({"items": 4, "ok": 3}))
+    counts = {"users": 2, "items": 3, "interactions": 5}
+    (project / "stats.json").write_text(
+        json.dumps({**counts, "density": 0.8, "core": 1, "paper": None, "unique": counts, "rounds": [counts]})
+    )
+    code, said = run(project, server, "encode_images", "filter")
+    assert code == 0, said
+    found = {each["key"]: each["data"] for each in records(server, "artifacts")}
+    assert found["progress-encode-images-toy-clip"] == 100
+    assert "| ok | 3 |" in found["image-coverage-toy-clip"]
+    assert "round 1" in found["stats-toy"]
+    assert str(project / "data/filtered/toy/stats.json") in found["stats-toy"]
+    assert any("encode_images filter: 2 run" in str(each["data"]) for each in records(server, "artifacts"))
+
+
+@pytest.mark.parametrize(
+    ("line", "percent"),
+    [
+        ("INFO     encode images: 64 of 496, 12.3/s, 35 s left", 100 * 64 / 496),
+        ("download hm: 1.5 GB of 3.0 GB, 20.1 MB/s", 50),
+        ("download hm: 500.0 kB of 1.0 MB", 50),
+        ("train: 1,000 of 2,000 epochs", 50),
+        ("images: ok 480, missing 16", None),
+        ("nothing: 0 of 0", None),
+    ],
+)
+def test_a_log_line_says_how_far_a_stage_is(line, percent):
+    assert artifacts.share(line) == (percent if percent is None else pytest.approx(percent))

@@ -1,0 +1,123 @@
+"""What is read from DVC before a flow runs: which stages may have to be run, and in which order."""
+
+import logging
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+from dvc.dvcfile import LOCK_FILE, Lockfile
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.stage import Stage
+
+from befa.errors import ConfigError, nearest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage that may have to be run; DVC decides when its turn comes."""
+
+    name: str
+    after: frozenset[str]
+    """The steps that it waits for."""
+    outs: tuple[str, ...]
+    """Its outputs' paths, from the project's folder."""
+    forced: bool = False
+    """Run even if nothing has changed."""
+
+    @property
+    def kind(self) -> str:
+        """The stage's name in dvc.yaml, without what it is multiplied by."""
+        return self.name.partition("@")[0]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of some targets has to look at."""
+
+    size: int
+    """Stages that the targets need, those that are up to date included."""
+    steps: tuple[Step, ...]
+    """Those that are changed, or come after one that is, in the graph's order."""
+    results: tuple[str, ...]
+    """Paths of the targets' own outputs."""
+
+
+def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = False) -> Plan:
+    """Reads the DVC graph of the project in the current folder.
+
+    `forced` names stages to run whether or not anything has changed; `force` means all that the targets need. Waits
+    while another DVC process has the project. Raises ConfigError for an unknown target and a graph that cannot be read.
+    """
+    try:
+        repo = Repo(_wait_for_lock=True)
+        with lock_repo(repo):
+            _mend_lock_file(repo)
+            graph = repo.index.graph
+            known = {stage.addressing: stage for stage in graph}
+            wanted = {stage for target in targets for stage in _named(target, known)}
+            needed = graph.subgraph(wanted.union(*(nx.descendants(graph, stage) for stage in wanted)))
+            forced = {stage.addressing for stage in needed} if force else set(forced)
+            return Plan(len(needed), _steps(needed, forced), tuple(o for stage in wanted for o in _outs(stage)))
+    except DvcException as error:
+        raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
+
+
+def _named(target: str, known: dict[str, Stage]) -> list[Stage]:
+    # "train_befa" without a dataset means all of them, as it does for `dvc repro`.
+    found = [stage for name, stage in known.items() if target in (name, name.partition("@")[0])]
+    if not found:
+        raise ConfigError(f"no stage {target!r}", where="dvc.yaml", mend=nearest(target, known))
+    return found
+
+
+def _steps(needed: nx.DiGraph, forced: Collection[str]) -> tuple[Step, ...]:
+    """The stale stages. Edges lead from a stage to what it depends on."""
+    steps: dict[str, Step] = {}
+    # Sorted by name: the order of a set must not decide the order of the run.
+    for stage in nx.lexicographical_topological_sort(needed.reverse(), key=lambda stage: stage.addressing):
+        name = stage.addressing
+        after = frozenset(other.addressing for other in needed.successors(stage)) & steps.keys()
+        if after or name in forced or _changed(stage):
+            steps[name] = Step(name, after, _outs(stage), name in forced)
+    return tuple(steps.values())
+
+
+def _changed(stage: Stage) -> bool:
+    try:
+        return bool(stage.status())
+    except LockError:  # another DVC process runs it, or writes what it reads
+        return True
+
+
+def _outs(stage: Stage) -> tuple[str, ...]:
+    return tuple(str(Path(out.fs_path).relative_to(stage.repo.root_dir)) for out in stage.outs)
+
+
+def _mend_lock_file(repo: Repo) -> None:
+    """Puts the last whole copy of the lock file in place of one that a killed DVC has left half written.
+
+    DVC writes it in place. Stages that the copy does not know come from DVC's cache of runs.
+    """
+    lock, copy = Path(repo.root_dir) / LOCK_FILE, Path(repo.tmp_dir) / f"{LOCK_FILE}.whole"
+    try:
+        Lockfile(repo, str(lock)).load()
+    except DvcException:
+        if not copy.exists():
+            raise ConfigError("DVC cannot read the lock file", where=lock, mend=f"git checkout {LOCK_FILE}") from None
+        _replace(lock, copy)
+        log.warning("%s was half written; its last whole copy is taken", LOCK_FILE)
+    else:
+        if lock.exists():
+            _replace(copy, lock)
+
+
+def _replace(path: Path, source: Path) -> None:
+    part = path.with_suffix(".part")
+    shutil.copyfile(source, part)
+    part.replace(path)

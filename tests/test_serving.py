@@ -1,0 +1,144 @@
+"""`python -m pipelines serve`: a real server, a schedule that fires, a run that is asked for, a clean end."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+pytestmark = pytest.mark.xdist_group("flows")
+
+ROOT = Path(__file__).parent.parent
+
+# Every stage writes its name to `runs`, which DVC does not know; `slow` never ends by itself.
+GRAPH = """
+stages:
+  media:
+    matrix: {dataset: [toy]}
+    cmd: echo $DVC_STAGE >> runs; echo picture > pictures.txt
+    deps: [seed.txt]
+    outs: [pictures.txt]
+  encode_images:
+    matrix: {cell: [toy-clip]}
+    cmd: echo $DVC_STAGE >> runs; cp pictures.txt image.txt
+    deps: [pictures.txt]
+    outs: [image.txt]
+  encode_texts:
+    matrix: {cell: [toy-clip]}
+    cmd: echo $DVC_STAGE >> runs; cp seed.txt text.txt
+    deps: [seed.txt]
+    outs: [text.txt]
+  slow:
+    cmd: echo $DVC_STAGE >> runs; sleep 300
+    deps: [seed.txt]
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "seed.txt").write_text("seed\n")
+    return tmp_path
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def serve(project, *words):
+    # Asked for at once, where ten seconds are the habit.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    command = [sys.executable, "-m", "pipelines", "serve", *words]
+    log = (project / "log").open("w")
+    return subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def until(condition, process, log, seconds=60):
+    for _ in range(seconds * 4):
+        if condition():
+            return
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.25)
+    raise AssertionError(log.read_text())
+
+
+def runs(project):
+    path = project / "runs"
+    return path.read_text().split() if path.exists() else []
+
+
+def processes_in(project):
+    """What still runs in the project's folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()) == project and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            pass
+    return found
+
+
+def answer(method, url, body):
+    response = httpx.request(method, url, json=body, timeout=30)
+    response.raise_for_status()
+    return response.json()
+
+
+def test_a_schedule_fires_a_run_can_be_asked_for_and_all_ends_together(project, port):
+    process = serve(project, "--port", str(port), "--dataset", "toy", "--encoder", "clip", "--every", "5")
+    api, log = f"http://127.0.0.1:{port}/api", project / "log"
+    try:
+        until(lambda: "encode_images@toy-clip" in runs(project), process, log)
+        assert f"Prefect: http://127.0.0.1:{port} " in log.read_text()
+        # Looked for again although nothing has changed.
+        until(lambda: runs(project).count("media@toy") >= 2, process, log)
+
+        deployment = httpx.get(f"{api}/deployments/name/reproduce/reproduce", timeout=30).json()["id"]
+        parameters = {"targets": ["slow"], "jobs": 1}
+        answer("POST", f"{api}/deployments/{deployment}/create_flow_run", {"parameters": parameters})
+        until(lambda: "slow" in runs(project), process, log)
+    finally:
+        process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0, log.read_text()
+    for _ in range(40):  # the stage's own end takes a moment
+        if not processes_in(project):
+            break
+        time.sleep(0.25)
+    assert processes_in(project) == []
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port))
+    assert (project / ".prefect/prefect.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--dataset", "toy"], "one of --dataset and --encoder without the other"),
+        (["--dataset", "toi", "--encoder", "clip"], "did you mean 'encode_images@toy-clip'?"),
+    ],
+)
+def test_a_wrong_option_is_an_error_before_anything_is_started(project, words, says):
+    process = serve(project, *words)
+    assert process.wait(timeout=60) == 1
+    assert says in (project / "log").read_text()
+    assert not (project / ".prefect").exists()
+
+
+def test_a_taken_port_is_an_error_with_the_mend(project, port):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        assert serve(project, "--port", str(port)).wait(timeout=60) == 1
+    assert f"error: port {port} is taken; end what holds it" in (project / "log").read_text()
