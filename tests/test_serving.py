@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 pytestmark = pytest.mark.xdist_group("flows")
 
@@ -90,6 +91,12 @@ def processes_in(project):
     return found
 
 
+def _busy(error):
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.SERVICE_UNAVAILABLE
+
+
+# As Prefect's own client does: its embedded database, when busy, has the server say 503.
+@retry(retry=retry_if_exception(_busy), wait=wait_fixed(1), stop=stop_after_delay(60), reraise=True)
 def answer(method, url, body):
     response = httpx.request(method, url, json=body, timeout=30)
     response.raise_for_status()
