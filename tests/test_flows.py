@@ -12,11 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from ruamel.yaml import YAML
 
 from pipelines import artifacts, flows, graph
+from tests.processes import processes_in
 
 pytestmark = pytest.mark.xdist_group("flows")  # one server for all
 
@@ -161,18 +161,6 @@ def flow_run(server, target, state):
 def stages_of(project):
     """Names of the stages in the lock file, which must be whole."""
     return set(YAML(typ="safe").load(project / "dvc.lock")["stages"])
-
-
-def processes_in(project):
-    """What still runs in the project's folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == project and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
 
 
 def commands_with(words, project):

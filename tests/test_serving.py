@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+
+from tests.processes import processes_in
 
 pytestmark = pytest.mark.xdist_group("flows")
 
@@ -77,18 +78,6 @@ def until(condition, process, log, seconds=60):
 def runs(project):
     path = project / "runs"
     return path.read_text().split() if path.exists() else []
-
-
-def processes_in(project):
-    """What still runs in the project's folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == project and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
 
 
 def _busy(error):
