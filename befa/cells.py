@@ -42,6 +42,10 @@ class OptimizerConfig:
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+GROUPS = ("cells", "controls")
+"""The blocks of params.yaml that list cells."""
+
+
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("a seed is given twice")
@@ -69,6 +73,67 @@ class TrainingConfig:
 
 
 @configuration
+class Tuned:
+    """What tuning chose for one cell: values that take the place of its model's and its adapter's own."""
+
+    network: dict[str, Any] = Field(default_factory=dict)
+    optimizer: dict[str, Any] = Field(default_factory=dict)
+    adaptation: dict[str, Any] = Field(default_factory=dict)
+
+
+@configuration
+class Listed:
+    """A line of `cells` or `controls` in params.yaml."""
+
+    dataset: str
+    encoder: str
+    model: str
+    adapter: str
+    tuned: Tuned = Tuned()
+
+    @property
+    def name(self) -> str:
+        """Its name in the graph."""
+        return cell_name(self.dataset, self.encoder, self.model, self.adapter)
+
+
+def cell_name(dataset: str, encoder: str, model: str, adapter: str) -> str:
+    """A cell's name in the graph: `dvc repro evaluate@<name>`."""
+    return f"{dataset}-{encoder}-{model}-{adapter}"
+
+
+def listed(params: Mapping[str, Any]) -> dict[str, Listed]:
+    """The cells and controls of params.yaml by name. Raises ConfigError for a line whose name is not its own."""
+    found = {}
+    for group in GROUPS:
+        for name in params.get(group) or {}:
+            cell = found[name] = config.load(params, f"{group}.{name}", Listed)
+            if cell.name != name:
+                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where="params.yaml", mend="rename it")
+    return found
+
+
+class Settings:
+    """A cell's blocks of params.yaml, with what was tuned for it in their place; an unlisted cell has nothing tuned."""
+
+    def __init__(self, params: Mapping[str, Any], name: str) -> None:
+        self._params = params
+        group = next((group for group in GROUPS if name in (params.get(group) or {})), None)
+        self._above = None if group is None else (group, name, "tuned")
+        self.tuned = Tuned() if group is None else config.load(params, f"{group}.{name}", Listed).tuned
+
+    def load(self, block: str, part: str, kind: Any) -> Any:
+        """The `block` of params.yaml under the tuned `part`. Raises ConfigError that names where a value stands."""
+        tuned, own = getattr(self.tuned, part), config.load(self._params, block, kind)
+        if not tuned:
+            return own
+        merged: Any = {part: {**(config.block(self._params, block) or {}), **tuned}}
+        for above in reversed(self._above):
+            merged = {above: merged}
+        return config.load(merged, ".".join((*self._above, part)), kind)
+
+
+@configuration
 class Cell:
     """Everything that decides a cell's result besides its data; stored beside the checkpoint as config.json."""
 
@@ -90,17 +155,25 @@ class Cell:
         """From params.yaml. Raises ConfigError for an unknown name or a wrong value."""
         for kind, name in (("dataset", dataset), ("encoder", encoder)):
             lookup(config.block(params, f"{kind}s"), name, kind)
+        settings = Settings(params, cell_name(dataset, encoder, model, adapter))
+        network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
+        adapters = lookup(ADAPTERS, adapter, "adapter")
+        if adapters.features == "fixed" and hasattr(network, "trainable_features"):
+            network = replace(network, trainable_features=False)
+        training = config.load(params, f"training.{dataset}", TrainingConfig)
+        if "learning_rate" in settings.tuned.optimizer:  # else the dataset's would take its place
+            training = replace(training, learning_rate=None)
         return cls(
             dataset=dataset,
             encoder=encoder,
             model=model,
             adapter=adapter,
             protocol=config.load(params, "protocol", ProtocolName),
-            network=config.load(params, f"models.{model}.network", lookup(MODELS, model, "model").Config),
-            adaptation=config.load(params, f"adapters.{adapter}", lookup(ADAPTERS, adapter, "adapter").Config),
-            optimizer=config.load(params, f"models.{model}.optimizer", OptimizerConfig),
+            network=network,
+            adaptation=settings.load(f"adapters.{adapter}", "adaptation", adapters.Config),
+            optimizer=settings.load(f"models.{model}.optimizer", "optimizer", OptimizerConfig),
             features=config.load(params, f"features.{dataset}", FeaturesConfig),
-            training=config.load(params, f"training.{dataset}", TrainingConfig),
+            training=training,
         )
 
     @classmethod

@@ -16,7 +16,7 @@ def controlled(
     two are present. Otherwise: `values_Ic` itself.
     """
     present = np.flatnonzero(present_I)
-    if use in ("given", "unused") or len(present) == 0:
+    if use in ("given", "unused", "fixed") or len(present) == 0:
         return values_Ic
     real_nc = values_Ic[present]
     made_Ic = values_Ic.copy()

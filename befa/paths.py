@@ -80,9 +80,17 @@ class Layout:
         """Folder of what trainings under way have reached; no output of a stage, so DVC keeps it between tries."""
         return run / "training"
 
+    def code(self, stage: str) -> Path:
+        """The hashes of the code that all cells of a stage share."""
+        return self.root / "data/code" / f"{stage}.json"
+
     def attribution(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
         """Folder of a cell's heatmaps, beside those without adapter, and of how well they meet known objects."""
         return self.root / "data/attribution" / dataset / encoder / model / adapter
+
+    def distribution(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """How a cell's content lies, beside that without adapter, as JSON; the picture is beside it, as .png."""
+        return self.report(dataset) / encoder / "distribution" / f"{model}-{adapter}.json"
 
     def report(self, dataset: str) -> Path:
         """Folder of a dataset's tables."""

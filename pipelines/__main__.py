@@ -140,6 +140,12 @@ def overlap(dataset: Dataset) -> None:
     stage("overlap", dataset)
 
 
+@app.command(rich_help_panel=STAGES)
+def code(stage_name: Annotated[str, typer.Argument(help="A stage, such as train.")]) -> None:
+    """Write the hashes of the code that all cells of a stage share."""
+    stage("code", stage_name)
+
+
 @app.command(rich_help_panel=RESULTS)
 def show(dataset: Dataset) -> None:
     """Print a dataset's tables again: its sizes, who is near whom, and BeFA's result."""

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from befa import config
-from befa.cells import Cell
+from befa.cells import Cell, listed
 from befa.encoders import ENCODERS, clip_weights
 from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, lookup
@@ -30,7 +30,7 @@ def needs(dataset: str, layout: Layout) -> list[Need]:
     params = config.read_params(layout.params)
     lookup(config.block(params, "datasets"), dataset, "dataset")
     found = [*_parameters(params, dataset), *_raw(params, dataset, layout)]
-    for name in config.block(params, "axes.encoder"):
+    for name in _encoders(params, dataset):
         found += _weights(params, name, layout)
     free = shutil.disk_usage(layout.root.resolve()).free
     found.append(Need(f"{free / 1e9:,.0f} GB free on the disk", free > ROOM, "make room, or move the project"))
@@ -40,10 +40,10 @@ def needs(dataset: str, layout: Layout) -> list[Need]:
 def _parameters(params: Mapping[str, Any], dataset: str) -> list[Need]:
     """Its blocks of params.yaml, each read as its stage would."""
     found = []
-    listed = dataset in config.block(params, "axes.dataset")
-    mend = f"add {dataset} to axes.dataset in params.yaml"
-    found.append(Need("its place in the graph (axes.dataset)", listed, mend))
-    encoder, model = config.block(params, "axes.encoder")[0], config.block(params, "axes.model")[0]
+    of_dataset = [cell for cell in listed(params).values() if cell.dataset == dataset]
+    mend = f"python -m pipelines add-cells {dataset} ENCODER"
+    found.append(Need("its place in the graph (encodings, cells)", bool(of_dataset), mend))
+    encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))
     for what, read in (
         ("its block of datasets", lambda: config.load(params, f"datasets.{dataset}", DatasetConfig)),
         ("its blocks of features and training", lambda: Cell.from_params(params, dataset, encoder, model, "none")),
@@ -54,6 +54,10 @@ def _parameters(params: Mapping[str, Any], dataset: str) -> list[Need]:
         except ConfigError as error:
             found.append(Need(what, False, str(error)))
     return found
+
+
+def _encoders(params: Mapping[str, Any], dataset: str) -> list[str]:
+    return [made["encoder"] for made in config.block(params, "encodings").values() if made["dataset"] == dataset]
 
 
 def _raw(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
             _mend_lock_file(repo)
             graph = repo.index.graph
             known = {stage.addressing: stage for stage in graph}
-            wanted = {stage for target in targets for stage in _named(target, known)}
+            wanted = {stage for target in targets for stage in named(target, known)}
             needed = graph.subgraph(wanted.union(*(nx.descendants(graph, stage) for stage in wanted)))
             forced = {stage.addressing for stage in needed} if force else set(forced)
             return Plan(len(needed), _steps(needed, forced), tuple(o for stage in wanted for o in _outs(stage)))
@@ -68,7 +68,8 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
         raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
 
 
-def _named(target: str, known: dict[str, Stage]) -> list[Stage]:
+def named(target: str, known: Mapping[str, Stage]) -> list[Stage]:
+    """The stages of that name, or of that name before the "@". Raises ConfigError if there is none."""
     # "train_befa" without a dataset means all of them, as it does for `dvc repro`.
     found = [stage for name, stage in known.items() if target in (name, name.partition("@")[0])]
     if not found:

@@ -14,7 +14,10 @@ from befa.adapters import ADAPTERS
 from befa.encoders import ENCODERS
 from befa.models import MODELS
 from befa.sources import SOURCES
-from tests.imports import REGISTRIES, ROOT, closure, covered, imports
+from pipelines.imports import REGISTRIES, ROOT, closure, covered, imports, shared
+
+BESIDE_BASE = {"attribute", "distribution", "tune"}
+"""Stages that look at a cell and at the one without adapter."""
 
 
 def stages():
@@ -45,12 +48,22 @@ def code(stage):
     """The project's files that a stage runs, and those it declares."""
     command, *arguments = stage.cmd.removeprefix("python -m pipelines ").split()
     declared = {dep.def_path for dep in stage.deps if dep.def_path.startswith(("befa", "pipelines"))}
-    return closure(f"pipelines/stages/{command}.py", members(arguments)), declared
+    if command == "code":  # it hashes other stages' code, so it stands for that
+        return closure("pipelines/stages/code.py", {}) | shared(*arguments), declared
+    file, chosen = f"pipelines/stages/{command}.py", members(arguments)
+    wanted = closure(file, chosen)
+    if command in BESIDE_BASE:
+        wanted |= closure(file, {**chosen, "adapter": "none"})
+    return wanted, declared
 
 
 def test_no_stage_runs_code_outside_its_deps():
-    for name, stage in stages().items():
+    known = stages()
+    for name, stage in known.items():
         wanted, declared = code(stage)
+        behind = {dep.def_path for dep in stage.deps if dep.def_path.startswith("data/code/")}
+        for path in behind:
+            declared |= code(known[f"code_{path.removeprefix('data/code/').removesuffix('.json')}"])[1]
         missing = sorted(file for file in wanted if not covered(file, declared))
         assert not missing, f"{name} runs {missing}: add them to its deps in dvc.yaml"
 

@@ -3,7 +3,7 @@
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from tests.imports import ROOT
+from pipelines.imports import ROOT
 
 
 def test_the_lock_is_of_this_code_and_these_parameters():

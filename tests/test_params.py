@@ -7,7 +7,7 @@ import pytest
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, OptimizerConfig, TrainingConfig
+from befa.cells import Cell, OptimizerConfig, TrainingConfig, listed
 from befa.models import MODELS
 from befa.sources.base import DatasetConfig
 
@@ -19,6 +19,19 @@ PARAMS = config.read_params(Path(__file__).parent.parent / "params.yaml")
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_cell_is_configured(dataset, model, adapter):
     assert Cell.from_params(PARAMS, dataset, "clip_small", model, adapter).model == model
+
+
+def test_every_listed_cell_is_one_of_the_configured():
+    known = {(block["dataset"], block["encoder"]) for block in PARAMS["encodings"].values()}
+    for cell in listed(PARAMS).values():
+        assert Cell.from_params(PARAMS, cell.dataset, cell.encoder, cell.model, cell.adapter)
+        assert (cell.dataset, cell.encoder) in known, cell.name
+
+
+def test_an_encodings_name_and_kind_are_those_of_its_blocks():
+    for name, block in PARAMS["encodings"].items():
+        assert name == f"{block['dataset']}-{block['encoder']}"
+        assert block["kind"] == PARAMS["encoders"][block["encoder"]]["kind"]
 
 
 def test_a_block_leaves_nothing_to_defaults():

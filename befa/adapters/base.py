@@ -5,9 +5,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-FeatureUse = Literal["given", "random", "shuffled", "unused"]
+FeatureUse = Literal["given", "random", "shuffled", "unused", "fixed"]
 """The features behind an adapter's content: `given` by the encoder; `random` or `shuffled`, as befa.controls makes
-them of the given ones; or `unused`: the given ones, but the adapter does not look at its content."""
+them of the given ones; `unused`: the given ones, but the adapter does not look at its content; `fixed`: the given
+ones, which training leaves as they are."""
 
 
 @runtime_checkable

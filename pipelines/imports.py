@@ -52,18 +52,37 @@ def _statements(node: ast.AST):
 def closure(file: str, members: dict[str, str]) -> set[str]:
     """All files that `file` runs, itself included. Of a registry only the member that `members` names is followed:
     the registry itself is a list of names, and its other members are not run."""
+    return _reached(
+        file,
+        lambda registry: {path for path in imports(registry) if _stem(path) == members[REGISTRIES[registry]]},
+    )
+
+
+def shared(stage: str) -> set[str]:
+    """All files that `pipelines/stages/<stage>.py` may run whatever members are picked, but for the members' own."""
+    file = f"pipelines/stages/{stage}.py"
+    members = {path for registry in REGISTRIES for path in imports(registry) if _stem(path) != "base"}
+    # An encoder that another is built on is shared. Not so an adapter: a change of BeFA must not rerun the base, so
+    # the stages of its controls name it.
+    members -= {path for member in members for path in imports(member) if not path.startswith("befa/adapters/")}
+    # A member that is run beside the registry, by name, is shared like any other file.
+    return _reached(file, lambda registry: set()) | (_reached(file, imports) - members)
+
+
+def _reached(file: str, followed) -> set[str]:
+    """What `file` leads to; from a registry on, what `followed` says."""
     seen, todo = set(), [file]
     while todo:
         file = todo.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        if file in REGISTRIES:
-            member = file.removesuffix("__init__.py") + members[REGISTRIES[file]]
-            todo += [path for path in imports(file) if path in (f"{member}.py", f"{member}/__init__.py")]
-        else:
-            todo += imports(file)
+        if file not in seen:
+            seen.add(file)
+            todo += followed(file) if file in REGISTRIES else imports(file)
     return {file for file in seen if file not in REGISTRIES and not _only_documents(file)}
+
+
+def _stem(path: str) -> str:
+    """A member's name: of its file, or of its folder."""
+    return Path(path).parent.name if path.endswith("/__init__.py") else Path(path).stem
 
 
 def _only_documents(file: str) -> bool:

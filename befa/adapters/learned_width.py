@@ -1,0 +1,78 @@
+"""BeFA that learns the width of its decoupling space in one training run: the paper's stated future work."""
+
+from typing import Annotated, ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from befa.adapters.base import FeatureUse
+from befa.config import configuration
+from befa.layers import linear, relu_dropout
+
+
+@configuration
+class LearnedWidthConfig:
+    """Defaults: the widest and the published width of the paper's Figure 10."""
+
+    widest: Annotated[float, Field(gt=0)] = 8.0
+    """Largest lambda that can be learned: the size of the layers."""
+    start: Annotated[float, Field(gt=0)] = 4.0
+    """Lambda at the start; at most `widest`."""
+    sharpness: Annotated[float, Field(gt=0)] = 8.0
+    """Hidden units over which the gate falls from open to closed, as a scale of the sigmoid."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Probability of a zero after each hidden layer."""
+
+
+class LearnedWidth(nn.Module):
+    """BeFA's published network whose hidden units are switched off from a learned place on: [n, d] -> [n, d].
+
+    With the notation of `BeFA` (variant `released`), j = 0 .. d1 - 1 the hidden units, d1 = round(widest d), s the
+    `sharpness` and w a learned width in units, w = d1 sigmoid(theta):
+        m_j = sigmoid((w - j - 1/2) / s)
+        h1 = m (.) tanh(drop(relu(W1 x + b1))),  h2 = m (.) drop(relu(W2 h1 + b2)),  y = e (.) sigmoid(W3 h2 + b3)
+    `learned_lambda` is sum_j m_j / d: the units in use over d. Nothing but the host's loss acts on theta: there is no
+    price on width, so what is learned is what training finds useful, not what would suffice.
+
+    Own construction: the paper (section 5.5) names learning lambda as future work and gives no method.
+    """
+
+    Config = LearnedWidthConfig
+    features: ClassVar[FeatureUse] = "given"
+
+    def __init__(self, config: LearnedWidthConfig, width: int, *, rng: Generator) -> None:
+        super().__init__()
+        self.config, self.width = config, width
+        inner = max(1, round(config.widest * width))
+        self.decouple = linear(width, inner, rng=rng)
+        self.filter = linear(inner, inner, rng=rng)
+        self.recombine = linear(inner, width, rng=rng)
+        share = torch.tensor(min(config.start / config.widest, 0.99))
+        self.theta = nn.Parameter(torch.logit(share))
+
+    @property
+    def open_j(self) -> Float[Tensor, "inner"]:
+        """How far each hidden unit is open, in (0, 1)."""
+        inner = self.filter.in_features
+        places_j = torch.arange(inner, device=self.theta.device) + 0.5
+        return torch.sigmoid((inner * torch.sigmoid(self.theta) - places_j) / self.config.sharpness)
+
+    @property
+    def learned_lambda(self) -> float:
+        """Width of the decoupling space over the host's."""
+        return self.open_j.sum().item() / self.width
+
+    def forward(
+        self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator
+    ) -> Float[Tensor, "n d"]:
+        """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`."""
+
+        def relu_drop(hidden: Tensor) -> Tensor:
+            return relu_dropout(hidden, self.config.dropout, rng=rng, training=self.training)
+
+        open_j = self.open_j
+        decoupled = open_j * torch.tanh(relu_drop(self.decouple(x_nd)))
+        kept = open_j * relu_drop(self.filter(decoupled))
+        return id_nd * torch.sigmoid(self.recombine(kept))
