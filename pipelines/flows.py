@@ -5,6 +5,7 @@ DVC is the one cache of record, so Prefect's own caching stays off; Prefect adds
 
 import fcntl
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,12 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
+import httpx
 from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import SettingsContext, get_settings_context
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 from prefect.states import Completed, Failed, State
 
 from befa.errors import BefaError
@@ -34,6 +38,11 @@ GPU_KINDS = {"encoder", "encode_images", "encode_texts", "train", "evaluate", "a
 DOWNLOAD_KINDS = {"download", "media"}
 PAUSES = (10.0, 60.0)
 """Seconds before a download is tried again."""
+PASSING = "run again"
+"""Part of an error's mend where time may mend it (befa.downloads, befa.sources.kaggle_client). Missing credentials, a
+full disk or another file than the known one stay what they are."""
+ERROR = re.compile(r"(error|ERROR): ")
+"""How one of our own errors begins, and one of DVC's."""
 RUNS, BUSY = "Running stage '", "is busy, it is being blocked by"
 """What DVC says when it runs a stage, and when another DVC process has it in hand."""
 BUSY_PAUSE = 2.0
@@ -68,6 +77,8 @@ def repro(step: graph.Step, children: Children) -> State:
 
         def say(line: str, seen: set[str] = seen, waited: bool = waited) -> None:
             seen.update(sign for sign in (RUNS, BUSY) if sign in line)
+            if PASSING in line and ERROR.match(line):
+                seen.add(PASSING)
             if not (waited and BUSY in seen):  # said once
                 logger.info(line)
             progress(line)
@@ -81,7 +92,7 @@ def repro(step: graph.Step, children: Children) -> State:
         if BUSY in seen:
             waited = True
             children.stopping.wait(BUSY_PAUSE)
-        elif (pause := next(pauses, None)) is not None:
+        elif PASSING in seen and (pause := next(pauses, None)) is not None:
             logger.warning("%s failed; it is tried again in %g s", step.name, pause)
             children.stopping.wait(pause)
         else:
@@ -129,14 +140,45 @@ def _carry_out(plan: graph.Plan, what: str, jobs: int, gpu_jobs: int | None, pus
     logger.info("%d of %d stages of %s may have to be run", len(plan.steps), plan.size, what)
     if gpu_jobs is None:
         gpu_jobs = 1 if GPU_DRIVER.exists() else jobs
-    with Children() as children:
+    with _hurried_by_interrupt(), Children() as children:
         ended = _run_all(plan, jobs, gpu_jobs, children)
         failed = [name for name, end in ended.items() if end.outcome == "failed"]
-        pushed = failed or not push or children.dvc(["push", *push], logger.info) == 0
+        not_pushed = None if failed or not push else _push(push, children)
     _sum_up(what, ended)
     if failed:
         return Failed(message=f"stage {', '.join(failed)} failed")
-    return Completed(message=f"{what} is up to date") if pushed else Failed(message="dvc push failed")
+    if not_pushed is not None:
+        return Failed(message=f"{what} is up to date here, but dvc push failed: {not_pushed}")
+    return Completed(message=f"{what} is up to date")
+
+
+def _push(stages: Sequence[str], children: Children) -> str | None:
+    """Pushes the stages' outputs to DVC's default remote; returns DVC's error if it fails."""
+    logger, said = get_run_logger(), ["it says nothing"]
+
+    def say(line: str) -> None:
+        logger.info(line)
+        if ERROR.match(line):
+            said.append(line)
+
+    return None if children.dvc(["push", *stages], say) == 0 else said[-1]
+
+
+@contextmanager
+def _hurried_by_interrupt() -> Iterator[None]:
+    """Makes Prefect's client impatient after Ctrl-C, which a terminal also sends to the flow's temporary server.
+
+    It would ask a server that is gone again for a minute.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        now = get_settings_context()
+        # Entered and not left: for the rest of this process.
+        SettingsContext(
+            profile=now.profile, settings=now.settings.copy_with_update({PREFECT_CLIENT_MAX_RETRIES: 0})
+        ).__enter__()
+        raise
 
 
 def _sum_up(what: str, ended: Mapping[str, Ended]) -> None:
@@ -188,10 +230,23 @@ def _alone(name: str) -> Iterator[bool]:
 
 
 def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool) -> None:
-    """Runs the flow `reproduce` here. Raises StageError when a stage fails, or at an interrupt (all is ended then)."""
+    """Runs the flow `reproduce` here.
+
+    Raises StageError when a stage fails, when the Prefect server goes away, and at an interrupt (all is ended then).
+    """
     try:
         state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
-    except KeyboardInterrupt:
-        raise StageError("interrupted", mend="the same command goes on where it was") from None
+    except (KeyboardInterrupt, httpx.TransportError) as error:
+        mend = "the same command goes on where it was"
+        if any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
+            raise StageError("interrupted", mend=mend) from None
+        raise StageError(f"the Prefect server does not answer ({error})", mend=f"start it; {mend}") from None
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those in whose handling it was raised."""
+    while error is not None:
+        yield error
+        error = error.__context__
