@@ -92,6 +92,29 @@ class Layout:
         """How a cell's content lies, beside that without adapter, as JSON; the picture is beside it, as .png."""
         return self.report(dataset) / encoder / "distribution" / f"{model}-{adapter}.json"
 
+    @property
+    def heatmaps(self) -> list[Path]:
+        """Pictures of heatmaps that have been made, of all cells."""
+        return list((self.root / "data/attribution").glob("*/*/*/*/heatmaps.png"))
+
+    @property
+    def reports(self) -> Path:
+        """Folder of all tables and figures."""
+        return self.root / "data/reports"
+
+    @property
+    def experiment(self) -> Path:
+        """Folder of the report on the whole experiment."""
+        return self.reports / "experiment"
+
+    def tuning(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """What tuning tried for a cell and for that without adapter, as JSON; the picture is beside it, as .png."""
+        return self.root / "data/tuning" / dataset / encoder / model / f"{adapter}.json"
+
+    def study(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """A cell's trials, as SQLite; of no stage's outputs, so DVC keeps them between tries."""
+        return self.root / "data/tuning/studies" / dataset / encoder / model / f"{adapter}.sqlite"
+
     def report(self, dataset: str) -> Path:
         """Folder of a dataset's tables."""
         return self.root / "data/reports" / dataset

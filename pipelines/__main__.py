@@ -117,9 +117,25 @@ def evaluate(
 
 
 @app.command(rich_help_panel=STAGES)
+def tune(
+    dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
+) -> None:
+    """Search a cell's settings and its base's with equally many trials; the winners go into params.yaml."""
+    from befa.devices import device_for
+
+    stage("tune", dataset, encoder, model, adapter, device=device_for(device.value))
+
+
+@app.command(rich_help_panel=STAGES)
 def attribute(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
     """Show where pictures speak for behaviour (BeCAM), without and with an adapter; drift and omission as numbers."""
     stage("attribute", dataset, encoder, model, adapter)
+
+
+@app.command(rich_help_panel=STAGES)
+def distribution(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+    """Show how features lie before and after an adapter: t-SNE and density; uniformity and alignment as numbers."""
+    stage("distribution", dataset, encoder, model, adapter)
 
 
 @app.command("train_befa", rich_help_panel=STAGES)
@@ -141,6 +157,12 @@ def overlap(dataset: Dataset) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
+def report() -> None:
+    """Write tables 1 to 4, controls, tests and figures as they stand, and what is missing, as HTML, Markdown, LaTeX."""
+    stage("report")
+
+
+@app.command(rich_help_panel=STAGES)
 def code(stage_name: Annotated[str, typer.Argument(help="A stage, such as train.")]) -> None:
     """Write the hashes of the code that all cells of a stage share."""
     stage("code", stage_name)
@@ -157,6 +179,16 @@ def show(dataset: Dataset) -> None:
     if (folder / "overlap.json").exists():
         show_overlap.show(tables.read_json(folder / "overlap.json"))
     table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
+
+
+@app.command(rich_help_panel=RESULTS)
+def cell(
+    figure: Annotated[str, typer.Argument(help="As in the report: table2/hm/clip/bm3+befa/recall@20.")],
+) -> None:
+    """One figure of the experiment, the published one beside it, its command, and every hash it was made from."""
+    from pipelines import cell as showing
+
+    showing.show(figure, Layout())
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -236,6 +268,29 @@ def compare_encoders(
     from pipelines import compare_encoders as comparing
 
     comparing.show(first, second, dataset, layout=Layout(), sample=sample)
+
+
+@app.command(rich_help_panel=RESULTS)
+def adopt(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+    """Write a tuning's winners into params.yaml again, where DVC brought its result back without running it."""
+    from pipelines.stages import tune as tuning
+
+    tuning.adopt(dataset, encoder, model, adapter, Layout())
+
+
+@app.command("add-cells", rich_help_panel=RESULTS)
+def add_cells(
+    dataset: Dataset,
+    encoder: Encoder,
+    model: Annotated[list[str] | None, typer.Option(help="May be given several times; else the paper's four.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="May be given several times; else none and befa.")] = None,
+    controls: Annotated[bool, typer.Option("--controls", help="Also BeFA's controls.")] = False,
+) -> None:
+    """List more cells in params.yaml: their stages are then in the graph."""
+    from pipelines import add_cells as adding
+
+    added = adding.add(Layout(), dataset, encoder, model or (), adapter or (), controls=controls)
+    typer.echo("\n".join(f"added {name}" for name in added) or "nothing to add: all of them are listed")
 
 
 @app.command(rich_help_panel=RESULTS)

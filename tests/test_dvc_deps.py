@@ -20,8 +20,12 @@ BESIDE_BASE = {"attribute", "distribution", "tune"}
 """Stages that look at a cell and at the one without adapter."""
 
 
+ALWAYS = {"report"}
+"""Stages that DVC runs whenever they are asked for."""
+
+
 def stages():
-    return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages}
+    return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages if stage.addressing not in ALWAYS}
 
 
 def members(arguments):

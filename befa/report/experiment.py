@@ -1,0 +1,117 @@
+"""The experiment as its tables see it: listed cells, their results, and figures with all that belongs to them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from befa import significance
+from befa.cells import Listed, cell_name
+from befa.report import published
+from befa.report.results import Result, State
+from befa.report.values import Value
+from befa.rng import numpy_stream
+from befa.significance import Comparison
+
+HOSTS = ("bm3", "lattice", "freedom", "mgcn")
+"""In the order of the paper's tables."""
+METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+"""The paper's."""
+NAMES = {
+    "bm3": "BM3",
+    "lattice": "LATTICE",
+    "freedom": "FREEDOM",
+    "mgcn": "MGCN",
+    "befa": "BeFA",
+    "lora": "LoRA",
+    "soft_prompt": "SoftPrompt",
+}
+BOOTSTRAP_SEED = 1
+"""All comparisons draw the same users."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that the tables are made of."""
+
+    cells: Mapping[str, Listed]
+    """Cells and controls by name."""
+    controls: frozenset[str]
+    """Which of them are controls: their stages have other names."""
+    results: Mapping[str, Result]
+    """By cell; those without a result are left out."""
+    states: Mapping[str, State]
+    """By cell."""
+    sizes: Mapping[str, Mapping[str, Any]]
+    """The filter's certificates by dataset."""
+    _compared: dict[tuple[str, str, str], Comparison] = field(default_factory=dict, compare=False)
+
+    @property
+    def encoders(self) -> list[str]:
+        """Of the cells: those with results first, then the paper's."""
+        found = {cell.encoder for cell in self.cells.values()}
+        with_results = {self.cells[name].encoder for name in self.results}
+        return sorted(found, key=lambda e: (e not in with_results, e not in published.ENCODERS, e))
+
+    def datasets(self, encoder: str, *adapters: str) -> list[str]:
+        """Those that have cells with one of these adapters; the paper's first."""
+        found = {c.dataset for c in self.cells.values() if c.encoder == encoder and c.adapter in adapters}
+        return [d for d in published.TABLE_1 if d in found] + sorted(found - published.TABLE_1.keys())
+
+    def figure(self, name: str, cell: str) -> Value:
+        """A figure that comes from a cell, still without its number."""
+        stage = "evaluate_control" if cell in self.controls else "evaluate"
+        state = self.states.get(cell, State("unlisted", f"{cell} is not among the cells of params.yaml"))
+        return Value(name, state, f"dvc repro {stage}@{cell}")
+
+    def metric(self, table: str, dataset: str, encoder: str, model: str, adapter: str, metric: str) -> Value:
+        """A test metric of one cell, beside what the paper's `table` (table2, table3) has for it."""
+        cell, key = cell_name(dataset, encoder, model, adapter), (dataset, encoder, model, adapter)
+        value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}", cell)
+        paper = published.figure(table, key, metric)
+        value = replace(value, published=paper, source=published.source(table) if paper is not None else "")
+        value = replace(value, remark=published.REMARKS.get((table, key), ""))
+        if (result := self.results.get(cell)) is None:
+            return value
+        return replace(value, ours=result.mean(metric), deviation=result.deviation(metric), seeds=result.seeds)
+
+    def gain(self, table: str, key: tuple[str, str, str], adapter: str, base: str, metric: str) -> Value:
+        """What a model on (dataset, encoder) gains by an adapter over another, relative: 0.05 is +5 %."""
+        dataset, encoder, model = key
+        after, before = (cell_name(*key, one) for one in (adapter, base))
+        over = "" if base == "none" else f"-over-{base}"
+        value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}/gain{over}", after)
+        value = replace(value, form="gain")
+        papers = [published.figure(table, (*key, one), metric) for one in (base, adapter)]
+        if None not in papers:
+            value = replace(value, published=papers[1] / papers[0] - 1, source=published.source(table))
+        if after in self.results and before in self.results:
+            found = self.compared(before, after, metric)
+            return replace(value, ours=found.gain, interval=found.gain_interval, seeds=len(found.seeds))
+        missing = self.figure("", before if after in self.results else after)
+        return replace(value, state=missing.state, command=missing.command)
+
+    def gains(
+        self, table: str, encoder: str, datasets: Sequence[str], adapter: str, base: str, metrics: Sequence[str]
+    ) -> dict[tuple[str, str, str], Value]:
+        """Gains by dataset, model and metric, with stars: p over users, corrected over all of them by Holm."""
+        values, p_values = {}, []
+        for dataset, model, metric in [(d, model, m) for d in datasets for model in HOSTS for m in metrics]:
+            key = (dataset, encoder, model)
+            value = values[dataset, model, metric] = self.gain(table, key, adapter, base, metric)
+            pair = [cell_name(*key, one) for one in (base, adapter)]
+            p_values.append(None if value.ours is None else self.compared(*pair, metric).over_users.t)
+        stars = [significance.stars(p) for p in significance.holm(p_values)]
+        return {key: replace(value, stars=mark) for (key, value), mark in zip(values.items(), stars, strict=True)}
+
+    def compared(self, base: str, adapted: str, metric: str) -> Comparison:
+        """Two cells that have results, by user and seed. Raises DataError where their users are not the same."""
+        key = (base, adapted, metric)
+        if key not in self._compared:
+            pair = (self.results[cell].per_user() for cell in (base, adapted))
+            self._compared[key] = significance.compare(*pair, metric, rng=numpy_stream(BOOTSTRAP_SEED, "bootstrap"))
+        return self._compared[key]
+
+
+def short(model: str, adapter: str) -> str:
+    """A cell's model and adapter as names of figures have them."""
+    return model if adapter == "none" else f"{model}+{adapter}"

@@ -1,0 +1,157 @@
+"""Tables 1 to 4 of the paper, with our figures in them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from statistics import fmean
+
+import torch
+
+from befa.adapters import ADAPTERS
+from befa.cells import cell_name
+from befa.models.bm3 import BM3
+from befa.problem import Content, Problem
+from befa.report import published
+from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, short
+from befa.report.results import State
+from befa.report.values import Row, Table, Value
+from befa.rng import stream
+from befa.significance import LEGEND
+
+RIVALS = ("lora", "soft_prompt")
+SIZES = ("users", "items", "interactions", "density")
+MEASURED = "Test part; mean ± sample standard deviation over seeds where there are several. "
+
+
+def table_1(experiment: Experiment) -> Table:
+    """Sizes after filtering."""
+    rows = []
+    for dataset in dict.fromkeys([*published.TABLE_1, *experiment.sizes]):
+        ours, paper = experiment.sizes.get(dataset), published.TABLE_1.get(dataset, {})
+        state = State("current") if ours else State("absent", f"filter@{dataset}")
+        values = tuple(
+            Value(
+                f"table1/{dataset}/{size}",
+                state,
+                f"dvc repro table_1@{dataset}",
+                form="percent" if size == "density" else "count",
+                ours=ours and ours[size],
+                published=paper.get(size),
+                source=published.source("table1") if paper else "",
+            )
+            for size in SIZES
+        )
+        rows.append(Row(dataset, values, last=True))
+    note = "After window and k-core. Which window the paper took of TMALL and H&M is not published."
+    return Table("table1", "Table 1: datasets after filtering", note, (), SIZES, tuple(rows))
+
+
+def table_2(experiment: Experiment, encoder: str) -> Table:
+    """Base, +BeFA and gain per host."""
+    datasets, rows = experiment.datasets(encoder, "befa"), []
+    gains = experiment.gains("table2", encoder, datasets, "befa", "none", METRICS)
+    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    for model in HOSTS:
+        for adapter in ("none", "befa"):
+            cells = (experiment.metric("table2", d, encoder, model, adapter, metric) for d, metric in columns)
+            rows.append(Row(_label(model, adapter), tuple(cells)))
+        rows.append(Row("gain", tuple(gains[dataset, model, metric] for dataset, metric in columns), last=True))
+    means = (_mean_gain([gains[d, model, metric] for model in HOSTS]) for d, metric in columns)
+    rows.append(Row("mean gain", tuple(means), last=True))
+    title, groups = f"Table 2: base and +BeFA, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    return Table(f"table2-{encoder}", title, MEASURED + LEGEND, groups, METRICS * len(datasets), tuple(rows))
+
+
+def table_3(experiment: Experiment, encoder: str) -> Table:
+    """The adapters per host, and BeFA against the best of the others."""
+    datasets, rows = experiment.datasets(encoder, *RIVALS), []
+    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    for model in HOSTS:
+        by_adapter = {
+            adapter: [experiment.metric("table3", d, encoder, model, adapter, metric) for d, metric in columns]
+            for adapter in ("none", *RIVALS, "befa")
+        }
+        rows += [Row(_label(model, adapter), tuple(values)) for adapter, values in by_adapter.items()]
+        rows.append(Row("BeFA over best", tuple(map(_over_best, *by_adapter.values())), last=True))
+    title, groups = f"Table 3: adapters, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    note = MEASURED + "The best of base, LoRA and SoftPrompt is taken for each column, as the paper does."
+    return Table(f"table3-{encoder}", title, note, groups, METRICS * len(datasets), tuple(rows))
+
+
+def table_4(experiment: Experiment, encoder: str) -> Table:
+    """BM3's numbers of parameters and seconds per epoch, by adapter."""
+    datasets, rows, of_paper = experiment.datasets(encoder, *RIVALS), [], encoder in published.TABLE_3_ENCODERS
+    for adapter in ("none", *RIVALS, "befa"):
+        values = []
+        for dataset in datasets:
+            cell, name = (
+                cell_name(dataset, encoder, "bm3", adapter),
+                f"table4/{dataset}/{encoder}/{short('bm3', adapter)}",
+            )
+            paper = published.TABLE_4.get((dataset, adapter), {}) if of_paper else {}
+            result, source = experiment.results.get(cell), published.source("table4") if paper else ""
+            made = replace(experiment.figure(name, cell), source=source, remark=result.machine if result else "")
+            ours = {"parameters": result and result.parameters, "seconds": result and result.seconds}
+            for what, form in (("parameters", "count"), ("seconds", "seconds")):
+                figure = replace(made, name=f"{name}/{what}", form=form, ours=ours[what], published=paper.get(what))
+                values.append(figure)
+            if of_paper:
+                values.append(_at_the_papers_sizes(dataset, adapter, name))
+        rows.append(Row(_label("bm3", adapter), tuple(values), last=True))
+    columns = ("parameters", "s/epoch", *["at the paper's sizes"] * of_paper)
+    note = (
+        "Feature tables that are trained count as parameters. Seconds are of wall time, validation included, where the "
+        "cell was trained; the paper's are of one RTX 4090, training alone. At the paper's sizes: the model is built, "
+        "not trained, for as many users and items and two modalities of 512; the paper prints millions, two decimals."
+    )
+    title, groups = f"Table 4: cost in BM3, {encoder} features", tuple((d, len(columns)) for d in datasets)
+    return Table(f"table4-{encoder}", title, note, groups, columns * len(datasets), tuple(rows))
+
+
+def _at_the_papers_sizes(dataset: str, adapter: str, name: str) -> Value:
+    return Value(
+        f"{name}/parameters-at-the-papers-sizes",
+        State("current"),
+        "python -m pytest tests/test_table_4.py",
+        form="count",
+        ours=parameters(dataset, adapter),
+        published=published.TABLE_4[dataset, adapter]["parameters"],
+        source=published.source("table4"),
+    )
+
+
+@cache
+def parameters(dataset: str, adapter: str, d: int = 64, features: int = 512) -> int:
+    """How many parameters BM3 with an adapter has on the paper's sizes of a dataset, two modalities."""
+    modalities, n_users, n_items = ("image", "text"), *(int(published.TABLE_1[dataset][s]) for s in ("users", "items"))
+    # The two tables of features are counted, not made: half a gigabyte for nothing.
+    content = {m: Content(torch.zeros(1, features), torch.ones(1, dtype=torch.bool)) for m in modalities}
+    problem = Problem(1, 1, torch.tensor([0]), torch.tensor([0]), content)
+    kind = ADAPTERS[adapter]
+    adapters = {m: kind(kind.Config(), d, rng=stream(1, m)) for m in modalities}
+    built = BM3(problem, adapters, BM3.Config(width=d, trainable_features=True), rng=stream(1, "init"))
+    rows = (n_users - 1) * d + (n_items - 1) * (d + len(modalities) * features)
+    return sum(parameter.numel() for parameter in built.parameters()) + rows
+
+
+def _label(model: str, adapter: str) -> str:
+    return NAMES[model] if adapter == "none" else f"+{NAMES[adapter]}"
+
+
+def _mean_gain(gains: Sequence[Value]) -> Value:
+    """Of a column's gains, over the models; ours only where all are there."""
+    known = {side: [getattr(gain, side) for gain in gains] for side in ("ours", "published")}
+    ours, paper = (None if None in values else fmean(values) for values in known.values())
+    first = next((gain for gain in gains if gain.ours is None), gains[0])
+    table, dataset, encoder, _, metric, _ = first.name.split("/")
+    name = f"{table}/{dataset}/{encoder}/mean/{metric}/gain"
+    return replace(first, name=name, ours=ours, published=paper, stars="", interval=None)
+
+
+def _over_best(base: Value, lora: Value, soft_prompt: Value, befa: Value) -> Value:
+    gains = {}
+    for side in ("ours", "published"):
+        *others, ours = (getattr(value, side) for value in (base, lora, soft_prompt, befa))
+        gains[side] = None if None in (*others, ours) or max(others) == 0 else ours / max(others) - 1
+    stem = next((value for value in (base, lora, soft_prompt) if value.ours is None), befa)
+    return replace(stem, name=f"{befa.name}/over-best", form="gain", deviation=None, remark="", **gains)

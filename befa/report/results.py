@@ -1,0 +1,87 @@
+"""What the cells of the experiment left on disk, and how far each can be believed to be of today's code and data."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from safetensors import SafetensorError, safe_open
+
+from befa import tables
+from befa.cells import Listed
+from befa.errors import DataError
+from befa.paths import Layout
+
+Status = Literal["current", "stale", "absent", "unlisted"]
+"""`current`: made by this code, these parameters and data. `stale`: by others. `absent`: not made yet. `unlisted`: not
+in the graph."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a cell's result stands to the project as it is now."""
+
+    status: Status
+    detail: str = ""
+    """What has changed, or what is missing first."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluated cell."""
+
+    metrics: dict[str, Any]
+    """Its metrics.json."""
+    folder: Path
+    parameters: int
+    """Numbers that training changed."""
+    seconds: float | None
+    """Of wall time per epoch, validation included; None where no timing was kept (it is no artifact)."""
+    machine: str
+    """What that was measured on."""
+
+    def mean(self, metric: str) -> float:
+        """Of the test part, over seeds."""
+        return self.metrics["test"][metric]
+
+    def deviation(self, metric: str) -> float | None:
+        """Sample standard deviation over seeds; None with one."""
+        return self.metrics["deviation"]["test"][metric] if "deviation" in self.metrics else None
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+        return len(self.metrics["seeds"])
+
+    def per_user(self) -> pa.Table:
+        """Metrics by user and seed."""
+        return tables.read_table(self.folder / "per_user.parquet")
+
+
+def read(layout: Layout, cell: Listed) -> Result | None:
+    """The cell's result; None where it has none. Raises DataError for files that cannot be read."""
+    folder = layout.run(cell.dataset, cell.encoder, cell.model, cell.adapter)
+    if not (folder / "metrics.json").exists():
+        return None
+    timing = folder / "timing.json"
+    about = tables.read_json(timing) if timing.exists() else {}
+    return Result(
+        metrics=tables.read_json(folder / "metrics.json"),
+        folder=folder,
+        parameters=_parameters(sorted(layout.checkpoint(folder, 0).parent.glob("*.safetensors"))),
+        seconds=about["seconds"] / about["epochs"] if about else None,
+        machine=f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}" if about else "",
+    )
+
+
+def _parameters(checkpoints: Iterable[Path]) -> int:
+    """From the first checkpoint's header; its values are not read."""
+    for path in checkpoints:
+        try:
+            with safe_open(path, "pt") as file:
+                return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except SafetensorError:
+            raise DataError("not a readable checkpoint", where=path, mend="run its train stage again") from None
+    return 0

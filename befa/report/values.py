@@ -1,0 +1,99 @@
+"""The tables as data: every figure with its name, the published one, and the command that makes it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from befa.report.results import State
+
+Form = Literal["ratio", "gain", "percent", "count", "seconds", "text"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """One figure of one table."""
+
+    name: str
+    """As `python -m pipelines cell` takes it: table2/hm/clip/bm3+befa/recall@20."""
+    state: State
+    command: str
+    """What makes it, or makes it anew."""
+    form: Form = "ratio"
+    ours: float | str | None = None
+    deviation: float | None = None
+    """Sample standard deviation over seeds."""
+    seeds: int = 0
+    published: float | None = None
+    source: str = ""
+    """Of the published figure."""
+    remark: str = ""
+    """What is wrong with the published figure, or what ours was measured on."""
+    stars: str = ""
+    interval: tuple[float, float] | None = None
+    """95 % interval of a gain over users."""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours over the published figure, less 1; of gains, the difference of the two."""
+        if not isinstance(self.ours, int | float) or self.published is None:
+            return None
+        if self.form == "gain":
+            return self.ours - self.published
+        return self.ours / self.published - 1 if self.published else None
+
+    @property
+    def shown(self) -> str:
+        """Ours as text, with deviation and stars; a dash where there is none."""
+        deviation = "" if self.deviation is None else f" ± {_text(self.deviation, self.form).lstrip('+')}"
+        return f"{_text(self.ours, self.form)}{deviation}{self.stars}"
+
+    @property
+    def shown_published(self) -> str:
+        """The published figure as text."""
+        return _text(self.published, self.form)
+
+    @property
+    def shown_difference(self) -> str:
+        """The difference as text: points for gains."""
+        if self.difference is None:
+            return ""
+        return f"{100 * self.difference:+.1f} points" if self.form == "gain" else f"{self.difference:+.1%}"
+
+
+def _text(value: float | str | None, form: Form) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, str):
+        return value
+    forms = {"ratio": ".4f", "gain": "+.1%", "percent": ".3%", "count": ",.0f", "seconds": ".2f"}
+    return format(value, forms[form])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table."""
+
+    label: str
+    values: tuple[Value | None, ...]
+    """One per column; None where there is nothing to say."""
+    last: bool = False
+    """Whether a group of lines ends here."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the report."""
+
+    key: str
+    """For links and file names."""
+    title: str
+    note: str
+    """What it shows, and what its marks mean."""
+    groups: tuple[tuple[str, int], ...]
+    """Headings above the columns, each with how many columns it spans."""
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def values(self) -> list[Value]:
+        """All its figures."""
+        return [value for row in self.rows for value in row.values if value is not None]

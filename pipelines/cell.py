@@ -1,0 +1,65 @@
+"""One figure of the experiment: its number, the published one, the command, and the way from the raw data to it."""
+
+from difflib import get_close_matches
+from itertools import groupby
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from befa.errors import ConfigError
+from befa.paths import Layout
+from befa.report import contents
+from befa.report.values import Value
+from pipelines import provenance
+from pipelines.provenance import Provenance
+from pipelines.stages.report import gathered
+
+REPRO = "dvc repro "
+
+
+def show(name: str, layout: Layout) -> None:
+    """Prints the figure `name` (table2/hm/clip/bm3+befa/recall@20). Raises ConfigError when there is none such."""
+    with provenance.read() as graph:
+        value = find(name, layout, graph)
+        target = value.command.removeprefix(REPRO)
+        chain = graph.chain(target) if target in graph else []
+    shown = Table(title=value.name, show_header=False)
+    shown.add_column(style="bold")
+    shown.add_column(overflow="fold")
+    for what, text in _facts(value):
+        shown.add_row(what, escape(text))
+    console = Console()
+    console.print(shown)
+    if chain:
+        console.print("\nMade from, as dvc.lock has it (md5, bytes, artifact):", style="bold")
+    for stage, links in groupby(chain, key=lambda link: link.stage):
+        console.print(f"  {stage}", style="bold", highlight=False)
+        for link in links:
+            size = "" if link.size is None else f"{link.size:,}"
+            console.print(f"    {link.md5 or 'not made':<36} {size:>13}  {link.path}", highlight=False, soft_wrap=True)
+
+
+def find(name: str, layout: Layout, graph: Provenance) -> Value:
+    """The figure of that name."""
+    parts = name.split("/")
+    # Stars are corrected over a whole table: all of its encoder's cells are wanted, and no others.
+    encoder = parts[2] if parts[0] in ("table2", "table3", "table4", "controls") and len(parts) > 2 else None
+    found = {value.name: value for table in contents.tables(gathered(layout, graph, encoder)) for value in table.values}
+    if name not in found:
+        near = get_close_matches(name, found, n=3, cutoff=0.5)
+        mend = f"did you mean {' or '.join(near)}?" if near else "names are in data/reports/experiment/figures.csv"
+        raise ConfigError(f"no figure {name!r}", mend=mend)
+    return found[name]
+
+
+def _facts(value: Value) -> list[tuple[str, str]]:
+    facts = [("ours", value.shown + (f" ({value.seeds} seed{'s' * (value.seeds > 1)})" if value.seeds else ""))]
+    if value.interval is not None:
+        facts.append(("95 % interval", " to ".join(f"{end:+.1%}" for end in value.interval)))
+    if value.published is not None:
+        facts += [("paper", f"{value.shown_published} ({value.source})"), ("difference", value.shown_difference or "–")]
+    if value.remark:
+        facts.append(("remark", value.remark))
+    detail = f": {value.state.detail}" if value.state.detail else ""
+    return [*facts, ("status", value.state.status + detail), ("command", value.command)]

@@ -1,0 +1,108 @@
+"""Where a cell's figures come from, as DVC knows it: what is up to date, what is missing first, and every hash."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx as nx
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo, lock_repo
+from dvc.stage import Stage
+
+from befa.errors import ConfigError
+from befa.report.results import State
+
+SHOWN = 3
+"""Changes that a state names."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One artifact on the way from the raw data to a figure."""
+
+    stage: str
+    path: str
+    md5: str | None
+    """As dvc.lock has it; None for one that has not been made."""
+    size: int | None
+    """Bytes."""
+
+
+class Provenance:
+    """The project's graph, read once."""
+
+    def __init__(self, repo: Repo) -> None:
+        self._graph = repo.index.graph
+        self._stages = {stage.addressing: stage for stage in self._graph}
+        self._order = list(reversed(list(nx.lexicographical_topological_sort(self._graph, key=lambda s: s.addressing))))
+        self._changed: dict[str, list[str]] = {}
+
+    def __contains__(self, stage: str) -> bool:
+        return stage in self._stages
+
+    def state(self, stage: str) -> State:
+        """Whether the stage's outputs are there, and of the code, parameters and data that are here now."""
+        if stage not in self._stages:
+            return State("unlisted", f"{stage} is not in the graph")
+        behind = self._behind(stage)
+        if not _made(self._stages[stage]):
+            # Hashes of code are made by the way: they are nobody's obstacle.
+            lacking = [each.addressing for each in behind if not _made(each)]
+            return State("absent", next(name for name in lacking if not name.startswith("code_")))
+        changed = [change for each in behind for change in self._changes(each)]
+        if not changed:
+            return State("current")
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        return State("stale", ", ".join(changed[:SHOWN]) + more)
+
+    def chain(self, stage: str) -> list[Link]:
+        """The outputs of everything the stage needs, and its own, from the raw data on."""
+        return [
+            Link(each.addressing, out.def_path, out.hash_info.value if out.hash_info else None, out.meta.size)
+            for each in self._behind(stage)
+            for out in each.outs
+        ]
+
+    def _behind(self, stage: str) -> list[Stage]:
+        """What the stage needs, in the graph's order, itself last."""
+        wanted = nx.descendants(self._graph, self._stages[stage]) | {self._stages[stage]}
+        return [each for each in self._order if each in wanted]
+
+    def _changes(self, stage: Stage) -> list[str]:
+        if stage.addressing not in self._changed:
+            self._changed[stage.addressing] = list(_changes(stage))
+        return self._changed[stage.addressing]
+
+
+def _made(stage: Stage) -> bool:
+    return all(out.exists for out in stage.outs)
+
+
+def _changes(stage: Stage) -> Iterator[str]:
+    try:
+        found = stage.status().get(stage.addressing, [])
+    except LockError:  # another DVC process runs it
+        found = ["is being run"]
+    for change in found:
+        if isinstance(change, str):
+            yield change
+        else:
+            for paths in change.values():
+                yield from (f"{path} {what if isinstance(what, str) else 'modified'}" for path, what in paths.items())
+
+
+@contextmanager
+def read() -> Iterator[Provenance]:
+    """The graph of the project in the current folder. Raises ConfigError when DVC cannot read it."""
+    try:
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
+            yield Provenance(repo)
+    except DvcException as error:
+        raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
+
+
+def evaluation(cell: str, controls: Iterable[str]) -> str:
+    """The stage that ends a cell."""
+    return f"evaluate_control@{cell}" if cell in controls else f"evaluate@{cell}"
