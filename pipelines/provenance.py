@@ -89,8 +89,9 @@ def _changes(stage: Stage) -> Iterator[str]:
         if isinstance(change, str):
             yield change
         else:
-            for paths in change.values():
-                yield from (f"{path} {what if isinstance(what, str) else 'modified'}" for path, what in paths.items())
+            for path, what in (pair for paths in change.values() for pair in paths.items()):
+                # Of params.yaml: each parameter.
+                yield from [f"{path} {what}"] if isinstance(what, str) else (f"{k} {v}" for k, v in what.items())
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def table_1(experiment: Experiment) -> Table:
             Value(
                 f"table1/{dataset}/{size}",
                 state,
-                f"dvc repro table_1@{dataset}",
+                f"dvc repro filter@{dataset}",
                 form="percent" if size == "density" else "count",
                 ours=ours and ours[size],
                 published=paper.get(size),

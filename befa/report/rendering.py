@@ -67,7 +67,8 @@ def _record(value: Value) -> dict[str, object]:
     low, high = value.interval or (None, None)
     return {
         "figure": value.name,
-        "ours": value.ours,
+        "ours": None if isinstance(value.ours, str) else value.ours,
+        "shown": value.shown,
         "deviation": value.deviation,
         "seeds": value.seeds or None,
         "published": value.published,
