@@ -64,7 +64,7 @@ class Speed:
         )
         return ", ".join(f"{name} {count / seconds:,.0f}/s" for name, count, seconds in steps if count and seconds)
 
-    def report(self) -> dict[str, float]:
+    def report(self) -> dict[str, int | float]:
         """Seconds by step, and rates: of a process that reads, of a tower, of the whole."""
         rates = {
             "read_per_second": self.items / max(self.read_seconds, 1e-9),

@@ -327,6 +327,15 @@ def run(
 
 
 @app.command(rich_help_panel=FLOWS)
+def verify(targets: Annotated[list[str] | None, typer.Argument(help="DVC stages; none: all of them.")] = None) -> None:
+    """Read DVC's cache: what is damaged is named and removed. DVC itself trusts it."""
+    from pipelines import verify as verifying
+
+    checked = verifying.verify(targets or ())
+    typer.echo(f"{checked.objects:,} objects, {checked.bytes / 1e6:,.1f} MB: all whole")
+
+
+@app.command(rich_help_panel=FLOWS)
 def serve(
     dataset: Annotated[str | None, typer.Option(help="To encode anew by schedule; with --encoder.")] = None,
     encoder: Annotated[str | None, typer.Option()] = None,

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatch
 from functools import wraps
@@ -86,15 +87,16 @@ def publish(outs: Iterable[str]) -> None:
     for out in outs:
         for pattern, markdown in PAGES.items():
             if fnmatch(out, pattern) and Path(out).exists():
-                link = f"[{out}]({Path(out).absolute().as_uri()})"
+                # No link: a browser opens no file from a page of the web, and the worker may be another machine.
+                place = f"`{out}` in `{Path.cwd()}` on {socket.gethostname()}"
                 # The folders tell one output from its like: dataset, encoder.
-                show(key(Path(out).stem, *Path(out).parts[2:-1]), f"{markdown(Path(out))}\n\n{link}")
+                show(key(Path(out).stem, *Path(out).parts[2:-1]), f"{markdown(Path(out))}\n\n{place}", out)
 
 
 @harmless
-def show(name: str, markdown: str) -> None:
-    """A page in the UI."""
-    create_markdown_artifact(markdown, key=name)
+def show(name: str, markdown: str, description: str) -> None:
+    """A page in the UI; `description` is what lists of pages have of it."""
+    create_markdown_artifact(markdown, key=name, description=description)
 
 
 def certificate(path: Path) -> str:
@@ -124,7 +126,9 @@ PAGES: Mapping[str, Callable[[Path], str]] = {
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of the same columns, as Markdown."""
     header = list(rows[0])
-    lines = [header, ["---"] * len(header), *([_cell(row.get(name)) for name in header] for row in rows)]
+    to_the_right = [all(isinstance(row.get(name), int | float) for row in rows) for name in header]
+    rule = ["---:" if number else "---" for number in to_the_right]
+    lines = [header, rule, *([_cell(row.get(name)) for name in header] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -5,7 +5,7 @@ DVC is the one cache of record, so Prefect's own caching stays off; Prefect adds
 
 import fcntl
 import os
-import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,31 +22,21 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 import httpx
-from prefect import flow, get_run_logger, runtime, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger, runtime
 from prefect.context import SettingsContext, get_settings_context
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 from prefect.states import Completed, Failed, State
 
 from befa.errors import BefaError
-from pipelines import artifacts, graph
+from pipelines import artifacts, graph, tasks
 from pipelines.children import Children
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
-GPU_KINDS = {"encoder", "encode_images", "encode_texts", "train", "evaluate", "attribute"}
-DOWNLOAD_KINDS = {"download", "media"}
-PAUSES = (10.0, 60.0)
-"""Seconds before a download is tried again."""
-PASSING = "run again"
-"""Part of an error's mend where time may mend it (befa.downloads, befa.sources.kaggle_client). Missing credentials, a
-full disk or another file than the known one stay what they are."""
-ERROR = re.compile(r"(error|ERROR): ")
-"""How one of our own errors begins, and one of DVC's."""
-RUNS, BUSY = "Running stage '", "is busy, it is being blocked by"
-"""What DVC says when it runs a stage, and when another DVC process has it in hand."""
-BUSY_PAUSE = 2.0
-"""Seconds before such a stage is asked for again."""
+LEAVE_SECONDS = 5.0
+GPU_KINDS = frozenset(
+    "encoder encode_images encode_texts train evaluate train_control evaluate_control attribute tune sensitivity".split()
+)
 
 
 class StageError(BefaError):
@@ -67,44 +57,11 @@ class Ended:
         return self.outcome in ("run", "cached")
 
 
-@task(task_run_name="{step.name}", cache_policy=NO_CACHE)
-def repro(step: graph.Step, children: Children) -> State:
-    """Has DVC bring one stage up to date, its output in the task's log; a failed stage is a failed task."""
-    logger, pauses = get_run_logger(), iter(PAUSES if step.kind in DOWNLOAD_KINDS else ())
-    progress, waited = artifacts.Progress(step.name), False
-    while not children.stopping.is_set():
-        seen: set[str] = set()
-
-        def say(line: str, seen: set[str] = seen, waited: bool = waited) -> None:
-            seen.update(sign for sign in (RUNS, BUSY) if sign in line)
-            if PASSING in line and ERROR.match(line):
-                seen.add(PASSING)
-            if not (waited and BUSY in seen):  # said once
-                logger.info(line)
-            progress(line)
-
-        words = ["repro", "--single-item", *(["--force"] if step.forced else []), step.name]
-        if children.dvc(words, say) == 0:
-            progress.end()
-            artifacts.publish(step.outs)
-            # Returned, as a state of its own: Prefect's record then says which stages did something.
-            return Completed() if RUNS in seen else Completed(name="Cached")
-        if BUSY in seen:
-            waited = True
-            children.stopping.wait(BUSY_PAUSE)
-        elif PASSING in seen and (pause := next(pauses, None)) is not None:
-            logger.warning("%s failed; it is tried again in %g s", step.name, pause)
-            children.stopping.wait(pause)
-        else:
-            break
-    # Returned, not raised: Prefect would bury the stage's own error under a traceback of ours.
-    return Failed(message=f"stage {step.name} failed")
-
-
 def _run_all(plan: graph.Plan, jobs: int, gpu_jobs: int, children: Children) -> dict[str, Ended]:
     """Runs each step as soon as those it waits for have ended and there is room; skips what waits for a failed one."""
     waiting = {step.name: step for step in plan.steps}
     running: dict[UUID, tuple[graph.Step, float]] = {}
+    futures: dict[str, PrefectFuture[State]] = {}
     ended: dict[str, Ended] = {}
     finished: SimpleQueue[PrefectFuture[State]] = SimpleQueue()
     while waiting or running:
@@ -112,7 +69,9 @@ def _run_all(plan: graph.Plan, jobs: int, gpu_jobs: int, children: Children) -> 
             if not all(ended[name].good for name in step.after & ended.keys()):
                 ended[waiting.pop(step.name).name] = Ended("skipped")
             elif step.after <= ended.keys() and _fits(step, [s for s, _ in running.values()], jobs, gpu_jobs):
-                future = repro.submit(waiting.pop(step.name), children)
+                # They have ended; named so that the UI draws the arrows.
+                before = [futures[name] for name in sorted(step.after)]
+                future = futures[step.name] = tasks.repro.submit(waiting.pop(step.name), children, wait_for=before)
                 running[future.task_run_id] = step, time.monotonic()
                 future.add_done_callback(finished.put)
         if running:
@@ -143,25 +102,13 @@ def _carry_out(plan: graph.Plan, what: str, jobs: int, gpu_jobs: int | None, pus
     with _hurried_by_interrupt(), Children() as children:
         ended = _run_all(plan, jobs, gpu_jobs, children)
         failed = [name for name, end in ended.items() if end.outcome == "failed"]
-        not_pushed = None if failed or not push else _push(push, children)
+        not_pushed = None if failed or not push else tasks.push(push, children)
     _sum_up(what, ended)
     if failed:
         return Failed(message=f"stage {', '.join(failed)} failed")
     if not_pushed is not None:
         return Failed(message=f"{what} is up to date here, but dvc push failed: {not_pushed}")
     return Completed(message=f"{what} is up to date")
-
-
-def _push(stages: Sequence[str], children: Children) -> str | None:
-    """Pushes the stages' outputs to DVC's default remote; returns DVC's error if it fails."""
-    logger, said = get_run_logger(), ["it says nothing"]
-
-    def say(line: str) -> None:
-        logger.info(line)
-        if ERROR.match(line):
-            said.append(line)
-
-    return None if children.dvc(["push", *stages], say) == 0 else said[-1]
 
 
 @contextmanager
@@ -188,9 +135,8 @@ def _sum_up(what: str, ended: Mapping[str, Ended]) -> None:
     counts = ", ".join(
         f"{count} {outcome}" for outcome, count in Counter(end.outcome for end in ended.values()).items()
     )
-    summary = f"{what}: {counts}\n\n{artifacts.table(rows)}"
-    get_run_logger().info(summary)
-    artifacts.show("summary", summary)
+    get_run_logger().info(f"{what}: {counts}\n\n{artifacts.table(rows)}")
+    artifacts.show("summary", artifacts.table(rows), f"{counts}: {what}")
 
 
 def _flow_run_name() -> str:
@@ -237,12 +183,24 @@ def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool)
     try:
         state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
     except (KeyboardInterrupt, httpx.TransportError) as error:
+        if isinstance(error, httpx.TransportError):
+            _leave_soon()
         mend = "the same command goes on where it was"
         if any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
             raise StageError("interrupted", mend=mend) from None
         raise StageError(f"the Prefect server does not answer ({error})", mend=f"start it; {mend}") from None
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")
+
+
+def _leave_soon() -> None:
+    """Ends this process with exit code 1 after a while, should it still be there.
+
+    At its end Prefect tries to send its records, 7 s each, to a server that is gone. No stage runs any more by then.
+    """
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

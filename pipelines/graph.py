@@ -68,6 +68,15 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
         raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
 
 
+def need_remote() -> None:
+    """Raises ConfigError when the project in the current folder has no default remote to push to."""
+    try:
+        Repo().cloud.get_remote(command="push")
+    except DvcException:
+        mend = "dvc remote add --default NAME ADDRESS"
+        raise ConfigError("no remote to push to", where=".dvc/config", mend=mend) from None
+
+
 def named(target: str, known: Mapping[str, Stage]) -> list[Stage]:
     """The stages of that name, or of that name before the "@". Raises ConfigError if there is none."""
     # "train_befa" without a dataset means all of them, as it does for `dvc repro`.

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from befa.errors import BefaError, ConfigError
+from pipelines import graph
 
 HOST = "127.0.0.1"
 HOME = Path(".prefect")
@@ -29,8 +30,11 @@ class ServerError(BefaError):
 
 def serve(port: int, reencoded: tuple[str, str] | None, *, cron: str, every: float | None, push: bool) -> None:
     """Serves both deployments; `reencoded`, a dataset and an encoder, is encoded anew by `cron`, or `every` so many
-    seconds. Returns at Ctrl-C or SIGTERM, when everything it started has ended. Raises ServerError, ConfigError.
+    seconds, and its features pushed to DVC's default remote if `push`. Returns at Ctrl-C or SIGTERM, when everything it
+    started has ended. Raises ServerError, and ConfigError for a schedule that is none and a remote that is not there.
     """  # fmt: skip
+    if push:
+        graph.need_remote()
     home = HOME.absolute()
     home.mkdir(exist_ok=True)
     # Before prefect is imported, and for the runs' own processes.
@@ -69,7 +73,9 @@ def _server(port: int, log: Path) -> Iterator[None]:
         except OSError:
             mend = "end what holds it (an earlier server?), or choose another with --port"
             raise ServerError(f"port {port} is taken", mend=mend) from None
-    environment = {**os.environ, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    quiet = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    # The address as the browser has it: through a tunnel it is another one than here.
+    environment = {**os.environ, **quiet, "PREFECT_SERVER_UI_API_URL": "/api"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
     # In a session of its own: Ctrl-C must reach it last, as ending runs report to it.
     with (

@@ -15,12 +15,16 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from pipelines import artifacts, flows, graph
+from befa import downloads
+from befa.errors import DataError
+from befa.sources import kaggle_client
+from pipelines import artifacts, flows, graph, tasks
 from tests.processes import processes_in
 
 pytestmark = pytest.mark.xdist_group("flows")  # one server for all
 
 ROOT = Path(__file__).parent.parent
+INTERRUPTED = "error: interrupted; the same command goes on where it was"
 
 # Every stage writes its name to `runs`, which DVC does not know, so that its runs can be counted. `first` and `train`
 # go on for as long as the file `hold` is there.
@@ -49,15 +53,26 @@ stages:
     deps: [seed.txt]
     outs: ["${item.cell}.txt"]
   download:
-    cmd: echo $DVC_STAGE >> runs; [ $(wc -l < runs) -ge 2 ] && echo raw > raw.txt
+    cmd: >-
+      echo $DVC_STAGE >> runs; [ $(wc -l < runs) -ge 2 ] && echo raw > raw.txt ||
+      { echo "error: no connection in http://x; run again, it goes on where it stopped"; exit 1; }
     deps: [seed.txt]
     outs: [raw.txt]
+  media:
+    cmd: >-
+      echo $DVC_STAGE >> runs; echo "error: credentials are needed (401) in http://x; put them there"; exit 1
+    deps: [seed.txt]
   encode_images:
     matrix: {cell: [toy-clip]}
     cmd: mkdir -p data/features/toy/clip; echo "encode images, 1 of 4, 0.1/s"; cp coverage.json
       data/features/toy/clip/image.coverage.json
     deps: [coverage.json]
     metrics: [data/features/toy/clip/image.coverage.json]
+  encode_texts:
+    matrix: {cell: [toy-clip]}
+    cmd: cp seed.txt text.txt
+    deps: [seed.txt]
+    outs: [text.txt]
   filter:
     matrix: {dataset: [toy]}
     cmd: mkdir -p data/filtered/toy; cp stats.json data/filtered/toy/stats.json
@@ -185,6 +200,9 @@ def test_independent_stages_run_at_the_same_time_with_their_logs(project, server
         time.sleep(0.5)
     assert {task["name"] for task in tasks} == {"first@x", "first@y", "second"}
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+    names = {task["id"]: task["name"] for task in tasks}
+    [before] = [task["task_inputs"].get("wait_for", []) for task in tasks if task["name"] == "second"]
+    assert {names[each["id"]] for each in before} == {"first@x", "first@y"}  # the arrows in the UI
     for line in ("making x", "making y", "joining"):
         assert any(line in message for message in logs)
 
@@ -233,12 +251,23 @@ def test_an_interrupt_ends_the_stages_and_the_next_run_goes_on(project, server):
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
     flow.send_signal(signal.SIGINT)
     assert flow.wait(timeout=60) == 1
-    assert "error: interrupted; the same command goes on where it was" in (project / "log").read_text()
+    assert INTERRUPTED in (project / "log").read_text()
     assert processes_in(project) == []
     (project / "hold").unlink()
     code, _ = run(project, server, "second")
     assert code == 0
     assert runs(project) == {"first@x": 2, "first@y": 2, "second": 1}
+
+
+def test_ctrl_c_ends_a_flow_soon_although_a_terminal_ends_its_temporary_server_too(project, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(project / "home"))
+    (project / "hold").touch()
+    flow = start(project, "", "second", "--jobs", "2")
+    until(lambda: runs(project) == {"first@x": 1, "first@y": 1}, 100)
+    os.killpg(flow.pid, signal.SIGINT)
+    assert flow.wait(timeout=40) == 1  # Prefect's client by itself: 70 s, and a traceback in place of the error
+    assert INTERRUPTED in (project / "log").read_text().splitlines()
+    assert processes_in(project) == []
 
 
 def test_two_flows_share_the_work(project, server):
@@ -296,18 +325,62 @@ def test_a_killed_flow_takes_its_stages_with_it_and_the_next_one_does_them_again
     assert stages_of(project) == {"first@x", "first@y", "second"}
 
 
-def test_a_download_is_tried_again_and_nothing_else(project, monkeypatch):
+def test_a_download_is_tried_again_where_that_may_help_and_nothing_else_is(project, monkeypatch):
     monkeypatch.chdir(project)
-    monkeypatch.setattr(flows, "PAUSES", (0.1, 0.1))
-    monkeypatch.setattr(flows, "get_run_logger", logging.getLogger)
+    monkeypatch.setattr(tasks, "PAUSES", (0.1, 0.1))
+    monkeypatch.setattr(tasks, "get_run_logger", logging.getLogger)
     with flows.Children() as children:
         [download] = graph.plan(["download"]).steps
-        assert flows.repro.fn(download, children).is_completed()
+        assert tasks.repro.fn(download, children).is_completed()
         assert runs(project) == {"download": 2}  # it fails where it is the first in `runs`
+        [media] = graph.plan(["media"]).steps
+        assert tasks.repro.fn(media, children).is_failed()
         first, broken = graph.plan(["broken"]).steps
-        assert flows.repro.fn(first, children).is_completed()
-        assert flows.repro.fn(broken, children).is_failed()
-    assert runs(project) == {"download": 2, "first@x": 1, "broken": 1}
+        assert tasks.repro.fn(first, children).is_completed()
+        assert tasks.repro.fn(broken, children).is_failed()
+    assert runs(project) == {"download": 2, "media": 1, "first@x": 1, "broken": 1}
+
+
+def test_an_error_of_the_network_says_that_it_may_be_tried_again_and_one_of_credentials_does_not(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # does not listen
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(DataError, match=tasks.PASSING):
+            downloads.fetch("file.zip", address, tmp_path, policy=downloads.Policy(tries=1))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "token")
+    for said, passing in (("Connection refused", True), ("401 Client Error: Unauthorized", False)):
+        failed = subprocess.CompletedProcess([], 1, stdout=said)
+        with pytest.raises(DataError) as raised:
+            kaggle_client.download("dataset", "a/b", tmp_path, "b.zip", run=lambda *_, failed=failed, **__: failed)
+        assert (tasks.PASSING in str(raised.value)) == passing
+
+
+# Prints how the flow came out.
+REENCODE = """
+from pipelines import flows
+state = flows.reencode("toy", "clip", push=True, return_state=True)
+print(state.name, state.message)
+"""
+
+
+def test_features_are_in_the_remote_after_a_run_that_pushes_and_a_failed_push_is_a_failed_run(project, server):
+    (project / "coverage.json").write_text(json.dumps({"items": 4, "ok": 3}))
+    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": str(ROOT)}
+
+    def reencode():
+        words = [sys.executable, "-c", REENCODE]
+        ran = subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=200)
+        return ran.stdout.splitlines()[-1]
+
+    store = "encode_images@toy-clip encode_texts@toy-clip is up to date"
+    assert reencode().startswith(f"Failed {store} here, but dvc push failed: ERROR: ")
+    assert (project / "text.txt").read_text() == "seed, first\n"
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "remote", "add", "-q", "-d", "store", "store"], cwd=project, check=True
+    )
+    assert reencode() == f"Completed {store}"
+    pushed = {path.read_text() for path in (project / "store").rglob("*") if path.is_file()}
+    assert pushed == {"seed, first\n", (project / "coverage.json").read_text()}
 
 
 def test_one_reencoding_of_a_store_at_a_time(project, monkeypatch):
@@ -326,12 +399,13 @@ def test_the_ui_gets_progress_certificate_and_coverage(project, server):
     )
     code, said = run(project, server, "encode_images", "filter")
     assert code == 0, said
-    found = {each["key"]: each["data"] for each in records(server, "artifacts")}
+    pages = records(server, "artifacts")
+    found = {each["key"]: each["data"] for each in pages}
     assert found["progress-encode-images-toy-clip"] == 100
     assert "| ok | 3 |" in found["image-coverage-toy-clip"]
     assert "round 1" in found["stats-toy"]
-    assert str(project / "data/filtered/toy/stats.json") in found["stats-toy"]
-    assert any("encode_images filter: 2 run" in str(each["data"]) for each in records(server, "artifacts"))
+    assert f"`data/filtered/toy/stats.json` in `{project}` on {socket.gethostname()}" in found["stats-toy"]
+    assert "2 run: encode_images filter" in [page["description"] for page in pages]
 
 
 @pytest.mark.parametrize(

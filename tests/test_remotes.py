@@ -15,11 +15,13 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import boto3
 import pytest
 from dvc.repo import Repo
+from ruamel.yaml import YAML
 
 from befa.errors import DataError
+from pipelines import graph
 from pipelines.verify import verify
 from tests.test_pipeline import ROOT, command, edit
 
@@ -65,10 +67,22 @@ def project(tmp_path_factory):
     edit(at, "      epochs: 40", "      epochs: 1")
     edit(at, "    epochs: 1000\n    batch_size: 512", "    epochs: 2\n    batch_size: 512")
     edit(at, "max_missing: 0.05", "max_missing: 0.2")
+    prune(at / "params.yaml")
     steps = done(command(at, sys.executable, "-c", RUN_ALL, CELL)).split()
     done(dvc(at, "commit", "--quiet", "--force", *steps[:-1]))
     commit(at, "features")
     return at
+
+
+def prune(path):
+    """Leaves one cell of the graph: DVC takes a second more for each command where there are hundreds."""
+    yaml = YAML()
+    params = yaml.load(path)
+    for block in ("datasets", "features", "train_befa", "encodings", "cells", "controls", "attribute", "distributions"):
+        for name in list(params.get(block, ())):
+            if name != "demo" and name != "demo-clip_small" and not CELL.endswith(f"@{name}"):
+                del params[block][name]
+    yaml.dump(params, path)
 
 
 def commit(project, message):
@@ -88,7 +102,7 @@ def needed(project):
 
 
 class Remote:
-    """Where objects go, and how to reach a single one."""
+    """Where objects go, and how to replace a single one there."""
 
     def __init__(self, name, url, folder, *, options=(), secrets=()):
         self.name, self.url, self.folder, self.options, self.secrets = name, url, folder, options, secrets
@@ -114,7 +128,7 @@ class Remote:
 
 class Bucket(Remote):
     def replace(self, name, data):
-        assert httpx.put(f"{self.folder}/{name}", content=data).status_code == 200
+        self.folder.put_object(Bucket="bucket", Key=f"befa/{name}", Body=data)
 
 
 def free_port():
@@ -151,10 +165,11 @@ def s3(at):
     port = free_port()
     with server([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], port, at / "moto.log"):
         endpoint = f"http://127.0.0.1:{port}"
-        assert httpx.put(f"{endpoint}/bucket").status_code == 200
-        keys = [("access_key_id", "test"), ("secret_access_key", "SECRET")]
-        options = [("endpointurl", endpoint)]
-        yield Bucket("s3", "s3://bucket/befa", f"{endpoint}/bucket/befa", options=options, secrets=keys)
+        keys = {"aws_access_key_id": "ACCESS", "aws_secret_access_key": "SECRET"}
+        client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+        client.create_bucket(Bucket="bucket")
+        secrets = [(key.removeprefix("aws_"), value) for key, value in keys.items()]
+        yield Bucket("s3", "s3://bucket/befa", client, options=[("endpointurl", endpoint)], secrets=secrets)
 
 
 @contextmanager
@@ -222,6 +237,10 @@ def damaged(data):
 def test_a_clone_without_raw_data_and_weights_trains_on_pulled_features_to_the_same_bytes(
     project, clone, remote, needed
 ):
+    assert needed == [  # what docs/operations.md names
+        *("code_train", "encode_images@demo-clip_small", "encode_texts@demo-clip_small"),
+        *("filter@demo", "media@demo", "split@demo"),
+    ]
     assert not (clone / "data").exists()
     assert all(value not in (clone / ".dvc/config").read_text() for _, value in remote.secrets)
     done(dvc(clone, "pull", *needed))
@@ -257,7 +276,7 @@ def copied(project, tmp_path, monkeypatch):
     return at
 
 
-def test_a_damaged_object_in_the_cache_is_named_and_made_good(project, copied):
+def test_a_damaged_object_in_the_cache_is_named_and_removed(project, copied):
     right, cached = (project / STORE).read_bytes(), copied / ".dvc/cache" / object_of(project, STORE)
     assert verify().objects >= 14
     cached.chmod(0o644)
@@ -267,18 +286,16 @@ def test_a_damaged_object_in_the_cache_is_named_and_made_good(project, copied):
     (copied / STORE).unlink()
     done(dvc(copied, "checkout", STORE))
     assert (copied / STORE).read_bytes() == damaged(right)
+    assert graph.plan(["encode_images"]).steps == ()
 
     verify(["encode_texts@demo-clip_small"])
     with pytest.raises(DataError, match=rf"damaged in DVC's cache, and removed: {STORE} in .*; `dvc pull` brings"):
         verify(["encode_images"])
+    # What a run makes again.
     assert not cached.exists()
     assert not (copied / STORE).exists()
-    done(dvc(copied, "repro", "--quiet", "--single-item", "encode_images@demo-clip_small"))
-    assert (copied / STORE).read_bytes() == right
-    verify()
+    assert [step.name for step in graph.plan(["encode_images"]).steps] == ["encode_images@demo-clip_small"]
 
-
-def test_a_damaged_list_of_a_folders_files_is_named_too(copied):
     [stage] = Repo().stage.collect("download@demo")
     listing = copied / ".dvc/cache/files/md5" / stage.outs[0].hash_info.value[:2] / stage.outs[0].hash_info.value[2:]
     listing.chmod(0o644)

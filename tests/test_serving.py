@@ -98,6 +98,8 @@ def test_a_schedule_fires_a_run_can_be_asked_for_and_all_ends_together(project, 
     try:
         until(lambda: "encode_images@toy-clip" in runs(project), process, log)
         assert f"Prefect: http://127.0.0.1:{port} " in log.read_text()
+        # The UI asks the address that the browser has, whatever machine or tunnel that is.
+        assert httpx.get(f"http://127.0.0.1:{port}/ui-settings", timeout=30).json()["api_url"] == "/api"
         # Looked for again although nothing has changed.
         until(lambda: runs(project).count("media@toy") >= 2, process, log)
 
@@ -122,6 +124,7 @@ def test_a_schedule_fires_a_run_can_be_asked_for_and_all_ends_together(project, 
     ("words", "says"),
     [
         (["--dataset", "toy"], "one of --dataset and --encoder without the other"),
+        (["--dataset", "toy", "--encoder", "clip", "--push"], "no remote to push to in .dvc/config; dvc remote add"),
         (["--dataset", "toi", "--encoder", "clip"], "did you mean 'encode_images@toy-clip'?"),
     ],
 )
