@@ -115,6 +115,10 @@ class Layout:
         """A cell's trials, as SQLite; of no stage's outputs, so DVC keeps them between tries."""
         return self.root / "data/tuning/studies" / dataset / encoder / model / f"{adapter}.sqlite"
 
+    def sensitivity(self, dataset: str, encoder: str, model: str) -> Path:
+        """A model's metrics over BeFA's width, as JSON; the picture is beside it, as .png."""
+        return self.report(dataset) / encoder / "sensitivity" / f"{model}.json"
+
     def report(self, dataset: str) -> Path:
         """Folder of a dataset's tables."""
         return self.root / "data/reports" / dataset

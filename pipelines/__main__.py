@@ -133,6 +133,14 @@ def attribute(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter
 
 
 @app.command(rich_help_panel=STAGES)
+def sensitivity(dataset: Dataset, encoder: Encoder, model: Model, device: Training = DeviceName.auto) -> None:
+    """Train BeFA at every width of its decoupling space, and once with a width that is learned."""
+    from befa.devices import device_for
+
+    stage("sensitivity", dataset, encoder, model, device=device_for(device.value))
+
+
+@app.command(rich_help_panel=STAGES)
 def distribution(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
     """Show how features lie before and after an adapter: t-SNE and density; uniformity and alignment as numbers."""
     stage("distribution", dataset, encoder, model, adapter)

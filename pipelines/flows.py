@@ -34,9 +34,11 @@ from pipelines.children import Children
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 LEAVE_SECONDS = 5.0
-GPU_KINDS = frozenset(
-    "encoder encode_images encode_texts train evaluate train_control evaluate_control attribute tune sensitivity".split()
-)
+GPU_KINDS = {
+    *("encoder", "encode_images", "encode_texts"),
+    *("train", "evaluate", "train_control", "evaluate_control"),
+    *("attribute", "tune", "sensitivity"),
+}
 
 
 class StageError(BefaError):

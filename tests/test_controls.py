@@ -1,4 +1,4 @@
-"""Random and shuffled features: what they keep of the real ones, and what they lose."""
+"""Controls: what random and shuffled features keep of the real ones, and what fixed feature tables are."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,11 +8,14 @@ import torch
 from befa import feature_store, tables
 from befa.adapters import ADAPTERS
 from befa.adapters.befa import BeFA
-from befa.cells import FeaturesConfig, load_problem
+from befa.cells import Cell, FeaturesConfig, load_problem
+from befa.checkpoints import read, trained
 from befa.controls import controlled
 from befa.paths import Layout
 from befa.rng import numpy_stream, stream
+from pipelines.stages import train
 from tests.adapters.test_befa import content_and_ids
+from tests.small_project import small_project
 from tests.test_training import small_cell
 
 ITEMS = [f"item{number:02}" for number in range(30)]
@@ -138,3 +141,45 @@ def test_absent_items_still_share_the_mean_under_that_policy(layout, adapter):
     values_Ic = loaded(layout, adapter, missing="mean").values_Ic
     absent = torch.arange(30) % 10 == ABSENT
     torch.testing.assert_close(values_Ic[absent], values_Ic[~absent].mean(0).expand(3, -1))
+
+
+TABLES = "towers.audio.table"
+
+
+def fixed_and_trained(tmp_path, adapters, network=None):
+    """State, configuration and model of trained cells of one project."""
+    found = {}
+    for adapter in adapters:
+        at = small_project(tmp_path, adapter=adapter, network=network)
+        train.run("small", "made", "bm3", adapter, at)
+        folder = at.run("small", "made", "bm3", adapter)
+        model, problem = trained(at, folder, Cell.read(folder / "config.json"), 1)
+        found[adapter] = (model, problem, tables.read_json(folder / "config.json"), read(at.checkpoint(folder, 1))[0])
+    return found
+
+
+@pytest.mark.parametrize("adapter", ["none_fixed", "befa_fixed"])
+def test_fixed_tables_are_the_stores_vectors_after_training_and_no_part_of_the_checkpoint(tmp_path, adapter):
+    plain = adapter.removesuffix("_fixed")
+    found = fixed_and_trained(tmp_path, (plain, adapter))
+    model, problem, stored, state = found[adapter]
+    assert stored["network"]["trainable_features"] is False
+    assert TABLES not in state
+    assert torch.equal(model.towers["audio"].table, problem.contents["audio"].values_Ic)
+    model, problem, stored, state = found[plain]
+    assert stored["network"]["trainable_features"] is True
+    assert not torch.equal(state[TABLES], problem.contents["audio"].values_Ic)
+
+
+def test_the_base_and_its_control_differ_in_the_tables_alone(tmp_path):
+    (_, _, base, state), (_, _, control, fixed) = fixed_and_trained(tmp_path, ("none", "none_fixed")).values()
+    assert {key for key in base if base[key] != control[key]} == {"adapter", "network"}
+    assert base["network"] | {"trainable_features": False} == control["network"]
+    assert state.keys() - fixed.keys() == {TABLES}
+    assert fixed.keys() <= state.keys()
+    # and with tables that are not trained, the base is its control, bit by bit
+    network = {"width": 8, "trainable_features": False}
+    again = fixed_and_trained(tmp_path / "frozen", ("none",), network)["none"][3]
+    assert again.keys() == fixed.keys()
+    assert all(torch.equal(again[name], fixed[name]) for name in again)
+    assert any(not torch.equal(state[name], fixed[name]) for name in fixed)

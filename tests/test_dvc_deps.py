@@ -16,8 +16,14 @@ from befa.models import MODELS
 from befa.sources import SOURCES
 from pipelines.imports import REGISTRIES, ROOT, closure, covered, imports, shared
 
-BESIDE_BASE = {"attribute", "distribution", "tune"}
-"""Stages that look at a cell and at the one without adapter."""
+BASE = ("none",)
+BESIDE = {
+    "attribute": BASE,
+    "distribution": BASE,
+    "tune": BASE,
+    "sensitivity": ("none", "befa", "learned_width"),
+}
+"""Adapters that a stage uses beside that of its name."""
 
 
 ALWAYS = {"report"}
@@ -55,9 +61,9 @@ def code(stage):
     if command == "code":  # it hashes other stages' code, so it stands for that
         return closure("pipelines/stages/code.py", {}) | shared(*arguments), declared
     file, chosen = f"pipelines/stages/{command}.py", members(arguments)
-    wanted = closure(file, chosen)
-    if command in BESIDE_BASE:
-        wanted |= closure(file, {**chosen, "adapter": "none"})
+    wanted = closure(file, {"adapter": "none", **chosen})
+    for beside in BESIDE.get(command, ()):
+        wanted |= closure(file, {**chosen, "adapter": beside})
     return wanted, declared
 
 

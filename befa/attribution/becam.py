@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from befa.attribution.activations import activations, as_maps, maps, upsampled
+from befa.attribution.heatmap import RESOLUTION, Heatmap
 from befa.config import configuration
 
 Score = Callable[[Float[Tensor, "B c"]], Float[Tensor, " B"]]
@@ -42,8 +43,8 @@ def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]]
     `to_content` is the host's projection, and behind it the adapter with the item's own id: the paper says so of its
     figures ("we processed the content features with our adapter"); without it they show the host before BeFA. Mind that
     BeFA's content is the id times a gate in (0, 1): its cosine with the id is high whatever the picture shows, so that
-    behind BeFA all channels weigh nearly alike, and the heatmap is the plain sum of the maps. `grad_cam` looks at
-    differences alone, and `baseline` takes them.
+    behind BeFA all channels weigh nearly alike, and the heatmap is the plain sum of the maps (`Heatmap.weights_spread`
+    tells). `grad_cam` looks at differences alone, and `baseline` takes them.
     """
     return lambda vectors_Bc: nn.functional.cosine_similarity(to_content(vectors_Bc), id_d[None])
 
@@ -51,11 +52,13 @@ def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]]
 @torch.no_grad()
 def becam(
     model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score, config: BeCAMConfig | None = None
-) -> Float[Tensor, "h w"]:
+) -> Heatmap:
     """M = sum_k w_k A_k, w_k the score of the picture seen through the k-th map alone (equation 2); not normalised.
 
     `model` is an open_clip model; maps are those of `activations.maps`. The heatmap has their resolution: 7 x 7 in
-    ViT-B/32 and RN50. Departs from the equation where `config` says so.
+    ViT-B/32 and RN50. Its floor is the heat of weights that are each off by the scores' `RESOLUTION`, all in the
+    direction of their maps: sum_k |A_k| times it, the maps weighed under `softmax`. Departs from the equation where
+    `config` says so.
     """
     config = config or BeCAMConfig()
     maps_BKhw, _ = maps(model, pixels_3HW[None])
@@ -72,17 +75,25 @@ def becam(
     elif config.weights == "softmax":
         weights_K = weights_K.softmax(0)
     heat_hw = (weights_K[:, None, None] * maps_Khw).sum(0)
-    return heat_hw.relu() if config.rectify else heat_hw
+    # How much a weight changes with its score: under softmax, about as much as the weight itself is.
+    slope_K = weights_K if config.weights == "softmax" else torch.ones_like(weights_K)
+    floor = RESOLUTION * (slope_K[:, None, None] * maps_Khw.abs()).sum(0).max().item()
+    return Heatmap(heat_hw.relu() if config.rectify else heat_hw, weights_K, floor)
 
 
-def grad_cam(model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score) -> Float[Tensor, "h w"]:
-    """Grad-CAM (arXiv 1610.02391, eq. 1-2): ReLU of the maps weighed by their mean gradients of the score."""
+def grad_cam(model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score) -> Heatmap:
+    """Grad-CAM (arXiv 1610.02391, eq. 1-2): ReLU of the maps weighed by their mean gradients of the score.
+
+    Heat is a change of the score, to first order, so its floor is the score's `RESOLUTION`. Gradients have no such
+    resolution of their own: behind a gate that is all but closed they are tiny, and may still be exact.
+    """
     with torch.enable_grad():
         # The tower's parameters are frozen: without it, nothing would remember how the maps came about.
         found, vectors_Bc = activations(model, pixels_3HW[None].clone().requires_grad_())
         [gradient] = torch.autograd.grad(score(vectors_Bc).sum(), found)
     maps_Khw, gradient_Khw = (as_maps(model, x.detach(), 1)[0] for x in (found, gradient))
-    return (gradient_Khw.mean((1, 2))[:, None, None] * maps_Khw).sum(0).relu()
+    weights_K = gradient_Khw.mean((1, 2))
+    return Heatmap((weights_K[:, None, None] * maps_Khw).sum(0).relu(), weights_K, RESOLUTION)
 
 
 def _unit(maps_Khw: Float[Tensor, "K h w"]) -> Float[Tensor, "K h w"]:

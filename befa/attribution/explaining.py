@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from befa.attribution.becam import SCORE_CAM, BeCAMConfig, Score, becam, behaviour, grad_cam
+from befa.attribution.heatmap import Heatmap
 from befa.config import configuration
 from befa.encoders.base import Encoder
 from befa.errors import ConfigError
 
-Heat = Callable[[nn.Module, Tensor, Score], Tensor]
+Heat = Callable[[nn.Module, Tensor, Score], Heatmap]
 
 
 @configuration
@@ -78,9 +79,7 @@ class Explained:
 
         return behaviour(to_content, self.ids_Id[item])
 
-    def heatmaps(
-        self, pixels: Sequence[Float[Tensor, "3 H W"]], items: Sequence[int], heat: Heat
-    ) -> Iterator[Float[Tensor, "h w"]]:
+    def heatmaps(self, pixels: Sequence[Float[Tensor, "3 H W"]], items: Sequence[int], heat: Heat) -> Iterator[Heatmap]:
         """A heatmap for each picture of `items`."""
         for pixels_3HW, item in zip(pixels, items, strict=True):
             yield heat(self.encoder.model, pixels_3HW, self.score(item))

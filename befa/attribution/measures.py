@@ -1,13 +1,18 @@
 """How well a heatmap meets the object that it should meet: information drift and omission as numbers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from befa.attribution.activations import upsampled
+from befa.attribution.heatmap import Heatmap
 from befa.errors import DataError
+
+MEASURES = ("pointing", "energy", "coverage", "chance", "drift", "omission")
+"""Of `Agreement`, as scores.json has them."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +43,15 @@ class Agreement:
 def agreement(heat_hw: Float[Tensor, "h w"], object_HW: Bool[Tensor, "H W"]) -> Agreement:
     """`heat_hw`, which is nowhere negative, is brought to the mask's size bilinearly.
 
-    A heatmap without any heat points nowhere (0) and is taken for even. Places of equal heat share alike in coverage.
-    Raises DataError for a mask without an object or with nothing else.
+    Places of equal heat share alike in coverage. Raises DataError for a heatmap that is 0 everywhere, and for a mask
+    without an object or with nothing else.
     """
     if object_HW.all() or not object_HW.any():
         raise DataError("the mask has no object, or nothing beside it", mend="leave the item out")
     heat_HW = upsampled(heat_hw[None].double(), tuple(object_HW.shape))[0].clamp(min=0)
     chance = object_HW.double().mean().item()
     if not heat_HW.any():
-        return Agreement(0.0, chance, chance, chance)
+        raise DataError("the heatmap is 0 everywhere, it agrees with nothing", mend="leave the item out")
     hottest = heat_HW == heat_HW.max()
     n = int(object_HW.sum())
     least = heat_HW.flatten().topk(n).values[-1]
@@ -61,8 +66,24 @@ def agreement(heat_hw: Float[Tensor, "h w"], object_HW: Bool[Tensor, "H W"]) -> 
     )
 
 
-def mean(found: list[Agreement]) -> dict[str, int | float]:
-    """The means over items, by the measures' names; and `items`."""
-    names = ("pointing", "energy", "coverage", "chance", "drift", "omission")
-    values = {name: torch.tensor([getattr(one, name) for one in found], dtype=torch.float64) for name in names}
-    return {"items": len(found)} | {name: value.mean().item() for name, value in values.items()}
+def measured(found: Sequence[Heatmap], objects: Sequence[Bool[Tensor, "H W"] | None]) -> dict[str, int | float | None]:
+    """One method's numbers over the pictures of one cell, whose objects are known or not (None).
+
+    `items`: pictures; `without_heat`: those whose heatmap is within rounding (`Heatmap.floor`); `peak`: median of the
+    hottest places of all; `weights_spread`: mean of `Heatmap.weights_spread` over those with heat; `measured`: pictures
+    with heat and a known object, over which `Agreement`'s measures are means. None is the mean of nothing.
+    """
+    pairs = [(heatmap, known) for heatmap, known in zip(found, objects, strict=True) if heatmap.with_heat]
+    met = [agreement(heatmap.heat_hw, known) for heatmap, known in pairs if known is not None]
+    return {
+        "items": len(found),
+        "without_heat": len(found) - len(pairs),
+        "peak": median(heatmap.heat_hw.max().item() for heatmap in found),
+        "weights_spread": _mean([heatmap.weights_spread for heatmap, _ in pairs]),
+        "measured": len(met),
+        **{name: _mean([getattr(one, name) for one in met]) for name in MEASURES},
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return fmean(values) if values else None

@@ -13,13 +13,14 @@ from befa import tables
 def write(
     path: Path,
     pictures: Sequence[Image.Image],
-    heatmaps: Mapping[str, Sequence[Float[np.ndarray, "h w"]]],
+    heatmaps: Mapping[str, Sequence[Float[np.ndarray, "h w"] | None]],
     objects: Sequence[Bool[np.ndarray, "H W"] | None],
     titles: Sequence[str],
 ) -> None:
     """A row for each picture: itself, with its object's outline where that is known, and a column for each heatmap.
 
-    Every heatmap has its own scale, from nothing to its hottest place. PNG; the same inputs give the same bytes.
+    Every heatmap has its own scale, from nothing to its hottest place; None is one without heat, and is left blank with
+    these words. PNG; the same inputs give the same bytes.
     """
     from matplotlib.figure import Figure  # here: it takes half a second to load
 
@@ -32,8 +33,12 @@ def write(
             if row == 0:
                 axis.set_title(name, fontsize=9)
             axis.imshow(picture if place == 0 else picture.convert("L"), cmap=None if place == 0 else "gray")
-            if place:
-                heat = np.maximum(heatmaps[name][row], 0)
+            found = heatmaps[name][row] if place else None
+            if place and found is None:
+                middle = {"ha": "center", "va": "center", "color": "white", "backgroundcolor": "#000000b0"}
+                axis.text(0.5, 0.5, "no heat", transform=axis.transAxes, fontsize=9, **middle)
+            if found is not None:
+                heat = np.maximum(found, 0)
                 extent = (-0.5, picture.width - 0.5, picture.height - 0.5, -0.5)
                 axis.imshow(
                     heat / max(heat.max(), 1e-12), cmap="inferno", alpha=0.6, extent=extent,

@@ -10,7 +10,8 @@ from PIL import Image
 from befa import config, tables
 from befa.attribution import overlays
 from befa.attribution.explaining import AttributionConfig, Explained, methods
-from befa.attribution.measures import agreement, mean
+from befa.attribution.heatmap import Heatmap
+from befa.attribution.measures import measured
 from befa.cells import Cell
 from befa.checkpoints import trained
 from befa.errors import DataError
@@ -34,10 +35,11 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     one_thread()
     network, _ = loaded(layout, dataset, encoder)
     items, pixels, pictures, objects = _sample(layout, dataset, cfg, network)
+    known = [None if one is None else torch.from_numpy(one) for one in objects]
     ids = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"]).to_pylist()
     rows: list[dict[str, object]] = []
-    scores: dict[str, object] = {"items": len(items), "with_object": sum(known is not None for known in objects)}
-    columns: dict[str, list[np.ndarray]] = {}
+    scores: dict[str, object] = {"items": len(items), "with_object": sum(one is not None for one in known)}
+    columns: dict[str, list[np.ndarray | None]] = {}
     with progress(f"attribute {model}", "heatmaps") as report:
         compared = list(dict.fromkeys(("none", adapter)))
         total = len(compared) * len(methods(cfg)) * len(items)
@@ -48,20 +50,19 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
             explained = Explained.of(recommender, network, cfg.ids)
             scores[cell_adapter] = {"behaviour": explained.angles()}
             for name, method in methods(cfg).items():
-                heats, found = [], []
-                for heat in explained.heatmaps(pixels, items, method):
-                    known = objects[len(heats)]
-                    heats.append(heat.numpy())
-                    if known is not None:
-                        found.append(agreement(heat, torch.from_numpy(known)))
-                    report(len(rows) + len(heats), total)
-                scores[cell_adapter] |= {name: mean(found)} if found else {}
+                found: list[Heatmap] = []
+                for heatmap in explained.heatmaps(pixels, items, method):
+                    found.append(heatmap)
+                    report(len(rows) + len(found), total)
+                scores[cell_adapter] |= {name: measured(found, known)}
                 rows += [
-                    {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "heat": heat.ravel().tolist()}
-                    for item, heat in zip(items, heats, strict=True)
-                ]
-                columns[f"{name}, {cell_adapter}"] = heats
-    shape = {"height": str(heats[0].shape[0]), "width": str(heats[0].shape[1])}
+                    {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "floor": one.floor,
+                     "heat": one.heat_hw.flatten().tolist()}
+                    for item, one in zip(items, found, strict=True)
+                ]  # fmt: skip
+                columns[f"{name}, {cell_adapter}"] = [one.heat_hw.numpy() if one.with_heat else None for one in found]
+    height, width = found[0].heat_hw.shape
+    shape = {"height": str(height), "width": str(width)}
     tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
     shown = slice(0, cfg.shown)
     overlays.write(
@@ -73,8 +74,16 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     )
     tables.write_json(into / "scores.json", scores)
     for cell_adapter in compared:
-        becam = scores[cell_adapter].get("becam", {})
-        log.info("%s+%s: %s", model, cell_adapter, ", ".join(f"{name} {value:.3f}" for name, value in becam.items()))
+        log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in methods(cfg)}))
+
+
+def _told(measures: dict[str, dict[str, int | float | None]]) -> str:
+    """Each method's share of heat on the object, and how many heatmaps have no heat."""
+    parts = []
+    for name, of in measures.items():
+        energy = "" if of["energy"] is None else f"energy {of['energy']:.3f}, "
+        parts.append(f"{name} {energy}{of['without_heat']} of {of['items']} without heat")
+    return "; ".join(parts)
 
 
 def _sample(layout: Layout, dataset: str, cfg: AttributionConfig, network: object) -> tuple:

@@ -1,11 +1,13 @@
 """Heatmaps: equation 2 as a loop, both kinds of towers, and a score whose place in the picture is known."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from befa.attribution.activations import activations, maps, upsampled
 from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, behaviour, grad_cam
+from befa.attribution.heatmap import RESOLUTION, Heatmap
 from befa.encoders import clip_model
 from befa.errors import EncoderError
 
@@ -69,11 +71,13 @@ def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config):
     weights = {"cosine": weights, "relu": weights.relu(), "softmax": weights.softmax(0)}[config.weights]
     expected = sum(weight * channel for weight, channel in zip(weights, channels, strict=True))
     expected = expected.relu() if config.rectify else expected
-    torch.testing.assert_close(becam(model, pixels, score, config), expected, rtol=1e-4, atol=1e-5)
+    found = becam(model, pixels, score, config)
+    torch.testing.assert_close(found.heat_hw, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.weights_K, weights, rtol=1e-4, atol=1e-5)
 
 
 def test_grad_cam_is_the_mean_gradient_of_each_channel(model, pixels, score):
-    found = grad_cam(model, pixels, score)
+    found = grad_cam(model, pixels, score).heat_hw
     channels = maps(model, pixels[None])[0][0]
     raw, vectors = activations(model, pixels[None].clone().requires_grad_())
     [gradient] = torch.autograd.grad(score(vectors).sum(), raw)
@@ -103,10 +107,59 @@ def test_the_heat_lies_where_the_score_comes_from():
     pixels[:, :2, :2] = 1.0
     wanted = nn.functional.one_hot(torch.tensor(0), 5).float()
     score = behaviour(lambda vectors: vectors, wanted)
-    for heat in (becam(Spot(), pixels, score), grad_cam(Spot(), pixels, score)):
+    for heatmap in (becam(Spot(), pixels, score), grad_cam(Spot(), pixels, score)):
+        heat = heatmap.heat_hw
+        assert heatmap.with_heat
         assert heat.argmax() == 0
         assert heat[0, 0] > 0
         assert heat.flatten()[1:].max() == 0
+
+
+def gated(openness, share=1.0):
+    """The score of content that is the id times a gate, as behind BeFA; `share`: how far the gate heeds the picture."""
+    generator = torch.Generator().manual_seed(2)
+    project, ids = torch.randn(16, 8, generator=generator), torch.randn(8, generator=generator)
+    return behaviour(lambda vectors: ids * torch.sigmoid(openness + share * (vectors @ project)), ids)
+
+
+# Saturated gates still have gradients: tiny ones, and none that a score in float32 would show.
+IGNORES, LOOKS = gated(9.0, 0.01), gated(0.0)
+
+
+def test_tiny_gradients_behind_a_gate_that_ignores_the_picture_are_no_heat(model, pixels):
+    ignored, seen = grad_cam(model, pixels, IGNORES), grad_cam(model, pixels, LOOKS)
+    assert 0 < ignored.heat_hw.max() < RESOLUTION
+    assert not ignored.with_heat
+    assert seen.with_heat
+    blank = model.encode_image(torch.zeros_like(pixels[None]))
+    changes = [(score(model.encode_image(pixels[None])) - score(blank)).abs().item() for score in (IGNORES, LOOKS)]
+    assert changes[0] < RESOLUTION < changes[1]
+
+
+def test_scores_all_but_equal_weigh_alike(model, pixels):
+    ignored, seen = becam(model, pixels, IGNORES), becam(model, pixels, LOOKS)
+    assert ignored.weights_spread < RESOLUTION < 10 * RESOLUTION < seen.weights_spread
+    alike = maps(model, pixels[None])[0][0].sum(0).relu()
+    torch.testing.assert_close(ignored.heat_hw / ignored.weights_K.mean(), alike, rtol=1e-4, atol=1e-4)
+
+
+def test_less_the_empty_pictures_score_nothing_is_left(model, pixels):
+    config = BeCAMConfig(baseline=True)
+
+    # Both ways round: heat is of the score's growth alone.
+    def both(score):
+        return [becam(model, pixels, lambda vectors, sign=sign: sign * score(vectors), config) for sign in (1, -1)]
+
+    ignored, seen = both(IGNORES), both(LOOKS)
+    assert not any(heatmap.with_heat for heatmap in ignored)
+    assert any(heatmap.with_heat for heatmap in seen)
+
+
+def test_weights_spread_is_the_deviation_over_the_mean_size():
+    one = Heatmap(torch.zeros(2, 2), torch.tensor([1.0, 3.0, -2.0, 2.0]), 0.0)
+    assert one.weights_spread == pytest.approx(np.std([1, 3, -2, 2]) / 2)
+    assert not one.with_heat
+    assert Heatmap(torch.zeros(2, 2), torch.zeros(3), 0.0).weights_spread == 0
 
 
 def test_towers_without_such_a_layer_are_an_error():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from befa.attribution.measures import agreement, mean
+from befa.attribution.heatmap import Heatmap
+from befa.attribution.measures import agreement, measured
 from befa.errors import DataError
 
 
@@ -30,8 +31,6 @@ def test_even_heat_is_chance(mask):
     assert found.energy == pytest.approx(0.25)
     assert found.coverage == pytest.approx(0.25)
     assert found.pointing == pytest.approx(0.25)
-    nothing = agreement(torch.zeros(2, 2), mask)
-    assert (nothing.pointing, nothing.energy, nothing.coverage) == (0, 0.25, 0.25)
 
 
 def test_half_of_the_object_seen(mask):
@@ -57,7 +56,36 @@ def test_a_mask_without_object_is_an_error(mask):
             agreement(torch.ones(2, 2), wrong)
 
 
-def test_means_over_items(mask):
-    found = mean([agreement(mask.float(), mask), agreement((~mask).float(), mask)])
-    assert found["items"] == 2
-    assert found["pointing"] == found["energy"] == found["drift"] == found["omission"] == 0.5
+def test_a_heatmap_of_zeros_agrees_with_nothing(mask):
+    with pytest.raises(DataError, match="0 everywhere"):
+        agreement(torch.zeros(2, 2), mask)
+
+
+def heatmap(heat, floor=0.5, weights=(1.0, 3.0)):
+    return Heatmap(heat, torch.tensor(weights), floor)
+
+
+def test_means_are_over_heatmaps_with_heat_and_object(mask):
+    on, beside, rounding = mask.float(), (~mask).float(), 0.4 * mask.float()
+    found = measured(
+        [heatmap(on), heatmap(beside, weights=(2.0, 2.0)), heatmap(rounding, weights=(-9.0, 9.0)), heatmap(on)],
+        [mask, mask, mask, None],
+    )
+    assert (found["items"], found["without_heat"], found["measured"]) == (4, 1, 2)
+    assert found["pointing"] == found["energy"] == found["coverage"] == 0.5
+    assert found["drift"] == found["omission"] == 0.5
+    assert found["chance"] == 0.25
+    assert found["peak"] == 1
+    assert found["weights_spread"] == pytest.approx((0.5 + 0 + 0.5) / 3)
+
+
+def test_the_mean_of_nothing_is_none(mask):
+    nothing = measured([heatmap(0.4 * mask.float()), heatmap(torch.zeros(8, 8))], [mask, mask])
+    assert (nothing["items"], nothing["without_heat"], nothing["measured"]) == (2, 2, 0)
+    assert nothing["peak"] == pytest.approx(0.2)
+    assert {nothing[name] for name in ("pointing", "energy", "coverage", "drift", "omission", "weights_spread")} == {
+        None
+    }
+    unknown = measured([heatmap(mask.float())], [None])
+    assert (unknown["without_heat"], unknown["measured"], unknown["energy"]) == (0, 0, None)
+    assert unknown["weights_spread"] == 0.5

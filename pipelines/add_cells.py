@@ -1,0 +1,62 @@
+"""More cells of the experiment: the lines of params.yaml that the graph is made of."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from befa import config
+from befa.adapters import ADAPTERS
+from befa.cells import Cell, cell_name
+from befa.errors import lookup
+from befa.models import MODELS
+from befa.paths import Layout
+from pipelines.params_file import change
+from pipelines.stages.tune import FOLLOWERS
+
+HOSTS = ("lattice", "bm3", "freedom", "mgcn")
+"""The paper's."""
+
+CONTROLS = tuple(control for followers in FOLLOWERS.values() for control in followers)
+
+
+def add(
+    layout: Layout,
+    dataset: str,
+    encoder: str,
+    models: Sequence[str] = (),
+    adapters: Sequence[str] = (),
+    *,
+    controls: bool = False,
+) -> list[str]:
+    """Lists what is not listed yet: the encoding, a cell for each model and adapter; returns the new lines' names.
+
+    Without `models` the paper's four, without `adapters` none and befa; with `controls` those of BeFA too. Controls
+    have a block of their own. Raises ConfigError for an unknown name, and for a dataset, model or adapter without its
+    blocks in params.yaml.
+    """
+    params = config.read_params(layout.params)
+    for kind, name in (("dataset", dataset), ("encoder", encoder)):
+        lookup(config.block(params, f"{kind}s"), name, kind)
+    for model in models:
+        lookup(MODELS, model, "model")
+    for adapter in adapters:
+        lookup(ADAPTERS, adapter, "adapter")
+    wanted = [*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]
+    edits = _encoding(params, dataset, encoder)
+    for model in models or HOSTS:
+        for adapter in dict.fromkeys(wanted):
+            names = (dataset, encoder, model, adapter)
+            Cell.from_params(params, *names)
+            group = "controls" if adapter in CONTROLS else "cells"
+            if cell_name(*names) not in (params.get(group) or {}):
+                line = dict(zip(("dataset", "encoder", "model", "adapter"), names, strict=True))
+                edits[group, cell_name(*names)] = {**line, "tuned": {}}
+    change(layout.params, edits)
+    return [f"{group}.{name}" for group, name in edits]
+
+
+def _encoding(params: Mapping[str, Any], dataset: str, encoder: str) -> dict[tuple[str, ...], Any]:
+    name = f"{dataset}-{encoder}"
+    if name in (params.get("encodings") or {}):
+        return {}
+    kind = config.load(params, f"encoders.{encoder}.kind", str)
+    return {("encodings", name): {"dataset": dataset, "encoder": encoder, "kind": kind}}

@@ -1,0 +1,69 @@
+"""One seed of a cell, trained: what the stages `train` and `sensitivity` share."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from befa import checkpoints, resuming, splits
+from befa.cells import Cell, build, load_problem
+from befa.metrics import Interactions
+from befa.paths import Layout
+from befa.problem import Problem
+from befa.resuming import Saved
+from befa.training import Fitted, Row, fit
+from pipelines.progress import progress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves, and what it was given."""
+
+    model: nn.Module
+    """With the best epoch's parameters."""
+    problem: Problem
+    data_sha256: str
+    """Of the problem (see befa/checkpoints.py)."""
+    fitted: Fitted
+
+
+def deterministic(threads: int) -> None:
+    """From here on this process trains with `threads` CPU threads, and to the same bits each time."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
+    torch.use_deterministic_algorithms(True)
+    # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+
+
+def trained(
+    layout: Layout, cell: Cell, seed: int, device: str, saved: Callable[[str], Saved], what: str | None = None
+) -> Trained:
+    """Trains a cell from `seed`, taking up what `saved` (called with the training's identity) holds of it.
+
+    Progress is shown as of `what`; None: of model and adapter.
+    """
+    what = what or f"{cell.model}+{cell.adapter}"
+    problem = load_problem(layout, cell, seed, device)
+    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    data_sha256 = checkpoints.data_sha256(problem)
+    monitor, start = cell.training.monitor, time.monotonic()
+    with progress(f"{what} seed {seed} epochs") as report:
+
+        def on_epoch(row: Row, best: Row, end: int) -> None:
+            # The total is a forecast: training ends there unless a better epoch comes first.
+            report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
+
+        model = build(problem, cell, seed)
+        kept = saved(resuming.identity(data_sha256, valid, cell, seed, device))
+        fitted = fit(model, problem, valid, cell, seed, on_epoch, kept)
+    best, epochs = fitted.history[fitted.best_epoch][monitor], len(fitted.history)
+    told = f"{what} seed {seed}, best epoch {fitted.best_epoch} of {epochs}: {monitor} {best:.4f}"
+    log.info("%s (%.1f s)", told, time.monotonic() - start)
+    return Trained(model, problem, data_sha256, fitted)

@@ -1,0 +1,131 @@
+"""Stage `tune@<dataset>-<encoder>-<model>-<adapter>`: equally many trials of a cell's and its base's settings."""
+
+import logging
+import os
+from hashlib import sha256
+from typing import Any
+
+import torch
+
+from befa import config, tables
+from befa.cells import GROUPS, Cell, cell_name
+from befa.errors import ConfigError, DataError
+from befa.paths import Layout
+from befa.report.tuning import as_json, draw, sentence
+from befa.training import Row
+from befa.tuning import Searched, Tried, TuningConfig, Watch, search, with_tuned
+from pipelines.fitting import deterministic
+from pipelines.imports import ROOT, closure
+from pipelines.params_file import change
+from pipelines.progress import Report, progress
+
+log = logging.getLogger(__name__)
+
+BASE = "none"
+
+FOLLOWERS = {"befa": ("constant_gate", "random_features", "shuffled_features", "befa_fixed"), BASE: ("none_fixed",)}
+"""Controls, by the adapter whose settings they have: a control differs from it in one thing alone."""
+
+
+def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
+    """Searches the base, then the cell; writes all trials as JSON and as a picture, and adopts the winners."""
+    params = config.read_params(layout.params)
+    cfg = config.load(params, "tuning", TuningConfig)
+    adapters = _adapters(adapter)
+    cells = {each: (dataset, encoder, model, each) for each in adapters}
+    for names in cells.values():
+        _group(params, names)
+        cfg.space.distributions(params, *names[2:])  # what is wrong with the adapted one is told before the base trains
+    training = Cell.from_params(params, *cells[adapter]).training
+    deterministic(training.threads)
+    found = {}
+    for each, names in cells.items():
+        with progress(f"{model}+{each} trials") as report:
+            watch = _Watch(report, cfg.trials, training.monitor)
+            found[each] = search(layout, params, names, cfg, code=_code(model, each), device=device, watch=watch)
+        log.info("%s+%s: %s", model, each, sentence(found[each], training.monitor))
+    _write(layout, cells[adapter], found, cfg, training.monitor, training.seeds[0])
+    adopt(dataset, encoder, model, adapter, layout)
+
+
+def adopt(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) -> None:
+    """Writes a tuning's winners into params.yaml: of the cell, of the cell without adapter, and of their controls.
+
+    Raises DataError where the cell has not been tuned, ConfigError where it is not listed, or a winner does not fit.
+    """
+    path = layout.tuning(dataset, encoder, model, adapter)
+    if not path.exists():
+        name = cell_name(dataset, encoder, model, adapter)
+        raise DataError("the cell has not been tuned", where=path, mend=f"run dvc repro tune@{name}, or dvc pull it")
+    studies, params = tables.read_json(path)["studies"], config.read_params(layout.params)
+    edits = {}
+    for each in _adapters(adapter):
+        tuned = studies[each]["tuned"]
+        for follower in (each, *FOLLOWERS.get(each, ())):
+            names = (dataset, encoder, model, follower)
+            if follower == each or any(cell_name(*names) in (params.get(group) or {}) for group in GROUPS):
+                Cell.from_params(with_tuned(params, names, tuned), *names)
+                edits[_group(params, names), cell_name(*names), "tuned"] = tuned
+    change(layout.params, edits)
+    log.info("%s: `tuned` of %s", layout.params, ", ".join(name for _, name, _ in edits))
+
+
+class _Watch(Watch):
+    """Shows trials as they end, and how the one under way is doing."""
+
+    def __init__(self, report: Report, trials: int, monitor: str) -> None:
+        self._report, self._trials, self._monitor = report, trials, monitor
+        self._done, self._best = 0, ""
+
+    def epoch(self, number: int, row: Row, best: Row) -> None:
+        """See the class."""
+        now = f"trial {number}, epoch {row['epoch']}: {self._monitor} {best[self._monitor]:.4f}"
+        self._report(self._done, self._trials, f"{now}{self._best}")
+
+    def trial(self, done: list[Tried]) -> None:
+        """See the class."""
+        self._done = len(done)
+        complete = [trial.value for trial in done if trial.state == "complete"]
+        self._best = f"; best {max(complete):.4f}" if complete else ""
+        self._report(self._done, self._trials, self._best.removeprefix("; "))
+
+
+def _adapters(adapter: str) -> tuple[str, ...]:
+    """Base and adapted. Raises ConfigError for a control."""
+    for leader, followers in FOLLOWERS.items():
+        if adapter in followers:
+            what = f"{adapter} is a control: it has the settings of {leader}"
+            raise ConfigError(what, mend=f"tune the cell with the adapter {leader}")
+    return tuple(dict.fromkeys((BASE, adapter)))
+
+
+def _group(params: dict[str, Any], names: tuple[str, str, str, str]) -> str:
+    """The block of params.yaml that lists a cell. Raises ConfigError where none does."""
+    for group in GROUPS:
+        if cell_name(*names) in (params.get(group) or {}):
+            return group
+    dataset, encoder, model, adapter = names
+    mend = f"python -m pipelines add-cells {dataset} {encoder} --model {model} --adapter {adapter}"
+    raise ConfigError(f"no cell {cell_name(*names)}", where="params.yaml", mend=mend)
+
+
+def _code(model: str, adapter: str) -> str:
+    """SHA-256 of the code that a trial runs: an edit of anything else goes on with the trials that there are."""
+    digest = sha256()
+    for file in sorted(closure("befa/tuning.py", {"model": model, "adapter": adapter})):
+        digest.update(f"{file}\n".encode() + (ROOT / file).read_bytes())
+    return digest.hexdigest()
+
+
+def _write(
+    layout: Layout,
+    names: tuple[str, str, str, str],
+    found: dict[str, Searched],
+    cfg: TuningConfig,
+    monitor: str,
+    seed: int,
+) -> None:
+    """The JSON last: where it stands, the picture is of the same trials."""
+    path = layout.tuning(*names)
+    draw(path.with_suffix(".png"), found, monitor)
+    tables.write_json(path, as_json(found, cfg, monitor, seed))

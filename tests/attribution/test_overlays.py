@@ -1,0 +1,33 @@
+"""The image of heatmaps: a heatmap without heat is left blank, and says so."""
+
+import numpy as np
+from PIL import Image
+
+from befa.attribution import overlays
+
+
+def drawn(path, heat):
+    picture = Image.fromarray(np.full((32, 32, 3), 128, np.uint8))
+    overlays.write(path, [picture], {"grad_cam": [heat]}, [None], ["a title"])
+    with Image.open(path) as made:
+        return np.asarray(made.convert("RGB"), dtype=int)
+
+
+def test_no_heat_is_a_blank_picture_with_a_word(tmp_path):
+    blank, cold, hot = (
+        drawn(tmp_path / f"{number}.png", heat)
+        for number, heat in enumerate([None, np.zeros((2, 2)), np.array([[1.0, 0.0], [0.0, 0.0]])])
+    )
+
+    def colours(pixels):
+        right = pixels[:, pixels.shape[1] // 2 :]
+        return int((np.ptp(right, axis=2) > 30).sum())
+
+    assert colours(blank) == 0
+    assert colours(hot) > 1000
+    # the word stands there, in white on black, and on no other picture
+    middle = blank[blank.shape[0] // 3 : 2 * blank.shape[0] // 3, blank.shape[1] // 2 :]
+    assert middle.min() < 60
+    assert middle.max() > 200
+    assert not np.array_equal(blank, cold)
+    assert np.array_equal(blank, drawn(tmp_path / "again.png", None))
