@@ -1,11 +1,8 @@
 """Stage `tune@<dataset>-<encoder>-<model>-<adapter>`: equally many trials of a cell's and its base's settings."""
 
 import logging
-import os
 from hashlib import sha256
 from typing import Any
-
-import torch
 
 from befa import config, tables
 from befa.cells import GROUPS, Cell, cell_name
