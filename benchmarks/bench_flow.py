@@ -93,9 +93,9 @@ def environment() -> dict[str, str]:
     }
 
 
-def timed(words: list[str], at: Path) -> float:
+def timed(words: list[str], at: Path, *, check: bool = True) -> float:
     start = time.monotonic()
-    subprocess.run(words, cwd=at, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(words, cwd=at, env=environment(), check=check, stdout=subprocess.DEVNULL)
     return time.monotonic() - start
 
 
@@ -125,7 +125,8 @@ def no_op() -> None:
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
             stages = finished_project(at, cells)
-            status = timed([sys.executable, "-m", "dvc", "status", "-q"], at)
+            # Not checked: the report is of what is there whenever it is asked for, so it is never up to date.
+            status = timed([sys.executable, "-m", "dvc", "status", "-q"], at, check=False)
             # Without those that are run whenever they are asked for, or whose tables it would print: they are no JSON.
             targets = [stage for stage in stages if not stage.startswith(("train_befa", "report"))]
             run = timed([sys.executable, "-m", "pipelines", "run", *targets], at)
