@@ -43,7 +43,16 @@ class OptimizerConfig:
 
 
 GROUPS = ("cells", "controls")
-"""The blocks of params.yaml that list cells."""
+"""The blocks of pipelines/cells.yaml that list cells."""
+
+LEADERS = {
+    "constant_gate": "befa",
+    "random_features": "befa",
+    "shuffled_features": "befa",
+    "befa_fixed": "befa",
+    "none_fixed": "none",
+}
+"""Controls, and the adapter whose tuned settings they have: a control differs from it in one thing alone."""
 
 
 def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -83,13 +92,12 @@ class Tuned:
 
 @configuration
 class Listed:
-    """A line of `cells` or `controls` in params.yaml."""
+    """A line of `cells` or `controls` in pipelines/cells.yaml."""
 
     dataset: str
     encoder: str
     model: str
     adapter: str
-    tuned: Tuned = Tuned()
 
     @property
     def name(self) -> str:
@@ -102,25 +110,31 @@ def cell_name(dataset: str, encoder: str, model: str, adapter: str) -> str:
     return f"{dataset}-{encoder}-{model}-{adapter}"
 
 
-def listed(params: Mapping[str, Any]) -> dict[str, Listed]:
-    """The cells and controls of params.yaml by name. Raises ConfigError for a line whose name is not its own."""
+def host_name(dataset: str, encoder: str, model: str) -> str:
+    """What cells with the same model on the same features share."""
+    return f"{dataset}-{encoder}-{model}"
+
+
+def listed(lists: Mapping[str, Any]) -> dict[str, Listed]:
+    """The cells and controls of pipelines/cells.yaml by name. Raises ConfigError for a line of another cell's name."""
     found = {}
     for group in GROUPS:
-        for name in params.get(group) or {}:
-            cell = found[name] = config.load(params, f"{group}.{name}", Listed)
+        for name in lists.get(group) or {}:
+            cell = found[name] = config.load(lists, f"{group}.{name}", Listed)
             if cell.name != name:
-                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where="params.yaml", mend="rename it")
+                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where="cells.yaml", mend="rename it")
     return found
 
 
 class Settings:
-    """A cell's blocks of params.yaml, with what was tuned for it in their place; an unlisted cell has nothing tuned."""
+    """A cell's blocks of params.yaml, with what was tuned for it in their place."""
 
-    def __init__(self, params: Mapping[str, Any], name: str) -> None:
+    def __init__(self, params: Mapping[str, Any], dataset: str, encoder: str, model: str, adapter: str) -> None:
         self._params = params
-        group = next((group for group in GROUPS if name in (params.get(group) or {})), None)
-        self._above = None if group is None else (group, name, "tuned")
-        self.tuned = Tuned() if group is None else config.load(params, f"{group}.{name}", Listed).tuned
+        leader = LEADERS.get(adapter, adapter)
+        self._above = ("tuned", host_name(dataset, encoder, model), leader)
+        known = (params.get("tuned") or {}).get(self._above[1]) or {}
+        self.tuned = config.load(params, ".".join(self._above), Tuned) if leader in known else Tuned()
 
     def load(self, block: str, part: str, kind: Any) -> Any:
         """The `block` of params.yaml under the tuned `part`. Raises ConfigError that names where a value stands."""
@@ -155,7 +169,7 @@ class Cell:
         """From params.yaml. Raises ConfigError for an unknown name or a wrong value."""
         for kind, name in (("dataset", dataset), ("encoder", encoder)):
             lookup(config.block(params, f"{kind}s"), name, kind)
-        settings = Settings(params, cell_name(dataset, encoder, model, adapter))
+        settings = Settings(params, dataset, encoder, model, adapter)
         network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
         if adapters.features == "fixed" and hasattr(network, "trainable_features"):

@@ -16,6 +16,11 @@ class Layout:
         return self.root / "params.yaml"
 
     @property
+    def cells(self) -> Path:
+        """The lists of cells that the graph has."""
+        return self.root / "pipelines/cells.yaml"
+
+    @property
     def data(self) -> Path:
         """Folder of everything that DVC versions."""
         return self.root / "data"
@@ -53,6 +58,10 @@ class Layout:
     def features(self, dataset: str, encoder: str, modality: str) -> Path:
         """Parquet feature store of one modality."""
         return self.root / "data/features" / dataset / encoder / f"{modality}.parquet"
+
+    def encoders(self, dataset: str) -> list[str]:
+        """Those by which the dataset's features were made, in the order of their names."""
+        return sorted(path.name for path in (self.root / "data/features" / dataset).glob("*/") if path.is_dir())
 
     def index(self, dataset: str, encoder: str, modality: str) -> Path:
         """Index for similarity search. Not beside its store: DVC knows what lies there, and would ask about it."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from sqlalchemy.exc import DatabaseError
 
 from befa import checkpoints, splits
-from befa.cells import GROUPS, Cell, build, cell_name, load_problem
+from befa.cells import Cell, build, cell_name, host_name, load_problem
 from befa.config import configuration
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.locks import locked
@@ -150,11 +150,10 @@ def search(
 
 
 def with_tuned(params: Mapping[str, Any], names: tuple[str, str, str, str], tuned: Mapping[str, Any]) -> dict[str, Any]:
-    """params.yaml's content with `tuned` in the line of the cell `names`, which need not be listed."""
-    name = cell_name(*names)
-    group = next((group for group in GROUPS if name in (params.get(group) or {})), GROUPS[0])
-    line = {**dict(zip(("dataset", "encoder", "model", "adapter"), names, strict=True)), "tuned": tuned}
-    return {**params, group: {**(params.get(group) or {}), name: line}}
+    """params.yaml's content with `tuned` as what was chosen for the cell `names`."""
+    *names_of_host, adapter = names
+    host, before = host_name(*names_of_host), params.get("tuned") or {}
+    return {**params, "tuned": {**before, host: {**(before.get(host) or {}), adapter: tuned}}}
 
 
 def _own(cell: Cell) -> Values:

@@ -8,6 +8,7 @@ which is shown beside it and falls away where a server runs.
 """
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -139,22 +140,9 @@ def finished_project(at: Path, cells: list[tuple[str, str, str, str]] | None) ->
         shutil.copytree(ROOT / name, at / name, ignore=shutil.ignore_patterns("__pycache__"))
     params = (ROOT / "params.yaml").read_text()
     if cells is not None:
-        params = re.sub(r"(?m)^  \w+-\S+: .*\n", "", params)  # every line of the lists
-        lines = "".join(
-            f"  {d}-{e}-{m}-{a}: {{dataset: {d}, encoder: {e}, model: {m}, adapter: {a}, tuned: {{}}}}\n"
-            for d, e, m, a in cells
-        )
-        encodings = "".join(
-            f"  {d}-{e}: {{dataset: {d}, encoder: {e}, kind: open_clip}}\n"
-            for d, e in dict.fromkeys((d, e) for d, e, _, _ in cells)
-        )
-        params = re.sub(r"(?m)^cells:.*\n", lambda found: found[0] + lines, params)
-        params = re.sub(r"(?m)^encodings:.*\n", lambda found: found[0] + encodings, params)
-        params = re.sub(
-            r"(?m)^(controls|attribute|distributions|sensitivities|tune):( #.*)?\n(  #.*\n)*(?=\S|\s*\n|\Z)",
-            r"\1: {}\n",
-            params,
-        )
+        (at / "pipelines/cells.yaml").write_text(json.dumps(lists(cells)))  # YAML too
+        tuned = {f"{d}-{e}-{m}": {} for d, e, m, _ in cells}
+        params = re.sub(r"(?m)^tuned:\n(  .*\n)+", f"tuned: {json.dumps(tuned)}\n", params)
         params = re.sub(r"(?m)^  (tmall|microlens_titles): \{encoder: .*\n", "", params)  # roll-ups of other cells
         params = params.replace("  microlens: {encoder: clip}\n", "  microlens: {encoder: clip_small}\n")
     (at / "params.yaml").write_text(params)
@@ -164,6 +152,16 @@ def finished_project(at: Path, cells: list[tuple[str, str, str, str]] | None) ->
         subprocess.run(words, cwd=at, check=True)
     shutil.copytree(ROOT / ".dvc/plots", at / ".dvc/plots", dirs_exist_ok=True)
     return fill(at)
+
+
+def lists(cells: list[tuple[str, str, str, str]]) -> dict[str, dict[str, dict[str, str]]]:
+    """What pipelines/cells.yaml would hold for these cells."""
+    names = ("dataset", "encoder", "model", "adapter")
+    found = {
+        "encodings": {f"{d}-{e}": {"dataset": d, "encoder": e, "kind": "open_clip"} for d, e, _, _ in cells},
+        "cells": {"-".join(cell): dict(zip(names, cell, strict=True)) for cell in cells},
+    }
+    return found | {name: {} for name in ("controls", "tune", "sensitivities", "attribute", "distributions")}
 
 
 def fill(at: Path) -> list[str]:

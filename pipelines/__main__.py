@@ -3,6 +3,7 @@
 import logging
 import sys
 from enum import StrEnum
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +48,8 @@ Seed = Annotated[int | None, typer.Option(help="Of a run of several seeds; else 
 STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
 FLOWS = "Flows"
 RESULTS = "Results"
+SHOWN = 4
+"""Targets that a line names."""
 
 
 def stage(name: str, *arguments: str, **options: str | None) -> None:
@@ -294,7 +297,7 @@ def add_cells(
     adapter: Annotated[list[str] | None, typer.Option(help="May be given several times; else none and befa.")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="Also BeFA's controls.")] = False,
 ) -> None:
-    """List more cells in params.yaml: their stages are then in the graph."""
+    """List more cells in pipelines/cells.yaml: their stages are then in the graph."""
     from pipelines import add_cells as adding
 
     added = adding.add(Layout(), dataset, encoder, model or (), adapter or (), controls=controls)
@@ -329,8 +332,13 @@ def run(
 
         flows.run(targets, jobs=jobs, gpu_jobs=gpu_jobs, force=force)
     else:
-        typer.echo(f"up to date: all {plan.size} stages of {' '.join(targets)}")
-    for path in (Path(out) for out in plan.results if out.endswith("/befa.json")):
+        named = (
+            " ".join(targets)
+            if len(targets) <= SHOWN
+            else f"{' '.join(targets[:SHOWN])} and {len(targets) - SHOWN} more"
+        )
+        typer.echo(f"up to date: all {plan.size} stages of {named}")
+    for path in (Path(out) for out in plan.results if fnmatch(out, "data/reports/*/befa.json")):
         table.show(tables.read_json(path), path.with_suffix(".md"))
 
 

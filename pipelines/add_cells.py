@@ -1,21 +1,22 @@
-"""More cells of the experiment: the lines of params.yaml that the graph is made of."""
+"""More cells of the experiment: the lines of pipelines/cells.yaml that the graph is made of."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, cell_name
+from befa.cells import LEADERS, Cell, cell_name, host_name
 from befa.errors import lookup
 from befa.models import MODELS
 from befa.paths import Layout
 from pipelines.params_file import change
-from pipelines.stages.tune import FOLLOWERS
+
+NAMES = ("dataset", "encoder", "model", "adapter")
 
 HOSTS = ("lattice", "bm3", "freedom", "mgcn")
 """The paper's."""
 
-CONTROLS = tuple(control for followers in FOLLOWERS.values() for control in followers)
+CONTROLS = tuple(LEADERS)
 
 
 def add(
@@ -40,23 +41,28 @@ def add(
         lookup(MODELS, model, "model")
     for adapter in adapters:
         lookup(ADAPTERS, adapter, "adapter")
-    wanted = [*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]
-    edits = _encoding(params, dataset, encoder)
+    lists = config.read_params(layout.cells)
+    edits = _encoding(params, lists, dataset, encoder)
+    tuned: dict[tuple[str, ...], Any] = {}
     for model in models or HOSTS:
-        for adapter in dict.fromkeys(wanted):
+        for adapter in dict.fromkeys([*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]):
             names = (dataset, encoder, model, adapter)
             Cell.from_params(params, *names)
             group = "controls" if adapter in CONTROLS else "cells"
-            if cell_name(*names) not in (params.get(group) or {}):
-                line = dict(zip(("dataset", "encoder", "model", "adapter"), names, strict=True))
-                edits[group, cell_name(*names)] = {**line, "tuned": {}}
-    change(layout.params, edits)
+            if cell_name(*names) not in (lists.get(group) or {}):
+                edits[group, cell_name(*names)] = dict(zip(NAMES, names, strict=True))
+        if host_name(dataset, encoder, model) not in (params.get("tuned") or {}):
+            tuned["tuned", host_name(dataset, encoder, model)] = {}  # DVC wants the parameter to be there
+    change(layout.params, tuned)
+    change(layout.cells, edits)
     return [f"{group}.{name}" for group, name in edits]
 
 
-def _encoding(params: Mapping[str, Any], dataset: str, encoder: str) -> dict[tuple[str, ...], Any]:
+def _encoding(
+    params: Mapping[str, Any], lists: Mapping[str, Any], dataset: str, encoder: str
+) -> dict[tuple[str, ...], Any]:
     name = f"{dataset}-{encoder}"
-    if name in (params.get("encodings") or {}):
+    if name in (lists.get("encodings") or {}):
         return {}
     kind = config.load(params, f"encoders.{encoder}.kind", str)
     return {("encodings", name): {"dataset": dataset, "encoder": encoder, "kind": kind}}

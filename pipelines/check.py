@@ -29,20 +29,20 @@ def needs(dataset: str, layout: Layout) -> list[Need]:
     """Everything that the stages of `dataset` need. Raises ConfigError for an unknown dataset."""
     params = config.read_params(layout.params)
     lookup(config.block(params, "datasets"), dataset, "dataset")
-    found = [*_parameters(params, dataset), *_raw(params, dataset, layout)]
-    for name in _encoders(params, dataset):
+    found = [*_parameters(params, dataset, layout), *_raw(params, dataset, layout)]
+    for name in _encoders(layout, dataset):
         found += _weights(params, name, layout)
     free = shutil.disk_usage(layout.root.resolve()).free
     found.append(Need(f"{free / 1e9:,.0f} GB free on the disk", free > ROOM, "make room, or move the project"))
     return [*found, Need(_device(), True)]
 
 
-def _parameters(params: Mapping[str, Any], dataset: str) -> list[Need]:
+def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:
     """Its blocks of params.yaml, each read as its stage would."""
     found = []
-    of_dataset = [cell for cell in listed(params).values() if cell.dataset == dataset]
+    of_dataset = [cell for cell in listed(config.read_params(layout.cells)).values() if cell.dataset == dataset]
     mend = f"python -m pipelines add-cells {dataset} ENCODER"
-    found.append(Need("its place in the graph (encodings, cells)", bool(of_dataset), mend))
+    found.append(Need("its place in the graph (pipelines/cells.yaml)", bool(of_dataset), mend))
     encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))
     for what, read in (
         ("its block of datasets", lambda: config.load(params, f"datasets.{dataset}", DatasetConfig)),
@@ -56,8 +56,9 @@ def _parameters(params: Mapping[str, Any], dataset: str) -> list[Need]:
     return found
 
 
-def _encoders(params: Mapping[str, Any], dataset: str) -> list[str]:
-    return [made["encoder"] for made in config.block(params, "encodings").values() if made["dataset"] == dataset]
+def _encoders(layout: Layout, dataset: str) -> list[str]:
+    encodings = config.block(config.read_params(layout.cells), "encodings").values()
+    return [made["encoder"] for made in encodings if made["dataset"] == dataset]
 
 
 def _raw(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:

@@ -1,4 +1,4 @@
-"""Changes to params.yaml that leave every other byte as it was: comments, order, quotes, spacing."""
+"""Changes to params.yaml and cells.yaml that leave every other byte as it was: comments, order, quotes, spacing."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from befa.errors import ConfigError
 from befa.locks import locked
 
 Edits = Mapping[tuple[str, ...], Any]
-"""Values by where they go: ("cells", NAME) or ("cells", NAME, "tuned"). One that is there is replaced."""
+"""Values by where they go: ("cells", NAME) or ("tuned", HOST, "befa"). One that is there is replaced."""
 
 MEND = "change it by hand"
 
 
 def change(path: Path, edits: Edits) -> None:
-    """Makes `edits` in params.yaml, all or none of them; one change at a time, whichever process makes it.
+    """Makes `edits` in a YAML file, all or none of them; one change at a time, whichever process makes it.
 
     A new line goes below the last one of its block that has the same beginning up to a hyphen, or else at the block's
     end. Values are written in one line. A file that has them already is not touched.

@@ -11,10 +11,6 @@ from befa.report import overlap
 from pipelines.stages import overlap as stage
 
 PARAMS = """
-encodings:
-  shop-clip: {dataset: shop, encoder: clip}
-  shop-sbert: {dataset: shop, encoder: sbert}
-  other-clip: {dataset: other, encoder: clip}
 datasets: {shop: {}}
 """
 

@@ -7,11 +7,13 @@ import pytest
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, OptimizerConfig, TrainingConfig, listed
+from befa.cells import Cell, OptimizerConfig, TrainingConfig, host_name, listed
 from befa.models import MODELS
 from befa.sources.base import DatasetConfig
 
-PARAMS = config.read_params(Path(__file__).parent.parent / "params.yaml")
+ROOT = Path(__file__).parent.parent
+PARAMS = config.read_params(ROOT / "params.yaml")
+LISTS = config.read_params(ROOT / "pipelines/cells.yaml")
 
 
 @pytest.mark.parametrize("dataset", PARAMS["datasets"])
@@ -22,14 +24,19 @@ def test_every_cell_is_configured(dataset, model, adapter):
 
 
 def test_every_listed_cell_is_one_of_the_configured():
-    known = {(block["dataset"], block["encoder"]) for block in PARAMS["encodings"].values()}
-    for cell in listed(PARAMS).values():
+    known = {(block["dataset"], block["encoder"]) for block in LISTS["encodings"].values()}
+    for cell in listed(LISTS).values():
         assert Cell.from_params(PARAMS, cell.dataset, cell.encoder, cell.model, cell.adapter)
         assert (cell.dataset, cell.encoder) in known, cell.name
 
 
+def test_every_host_has_a_line_for_what_is_tuned():
+    """DVC takes a parameter that is not there for an error."""
+    assert set(PARAMS["tuned"]) == {host_name(c.dataset, c.encoder, c.model) for c in listed(LISTS).values()}
+
+
 def test_an_encodings_name_and_kind_are_those_of_its_blocks():
-    for name, block in PARAMS["encodings"].items():
+    for name, block in LISTS["encodings"].items():
         assert name == f"{block['dataset']}-{block['encoder']}"
         assert block["kind"] == PARAMS["encoders"][block["encoder"]]["kind"]
 

@@ -1,4 +1,4 @@
-"""params.yaml is changed in one place, and every other byte stays; more cells are listed."""
+"""params.yaml and cells.yaml are changed in one place, and every other byte stays; more cells are listed."""
 
 import multiprocessing
 import shutil
@@ -9,23 +9,31 @@ import pytest
 from typer.testing import CliRunner
 
 from befa import config
-from befa.cells import listed
+from befa.cells import LEADERS, listed
 from befa.errors import ConfigError
 from befa.paths import Layout
 from pipelines import __main__ as commands
 from pipelines import add_cells
 from pipelines.params_file import change, flow
 
-OURS = Path(__file__).parent.parent / "params.yaml"
-CELL = "hm-clip_small-bm3-befa"
+ROOT = Path(__file__).parent.parent
+OURS, LISTS = ROOT / "params.yaml", ROOT / "pipelines/cells.yaml"
+HOST = "hm-clip_small-bm3"
 TUNED = {"optimizer": {"learning_rate": 0.0005}, "network": {"reg_weight": 1e-05, "layers": 2}}
 SHOWN = b"{optimizer: {learning_rate: 0.0005}, network: {reg_weight: 0.00001, layers: 2}}"
 
 
 @pytest.fixture
 def params(tmp_path):
-    """A copy of the project's own file."""
+    """A copy of the project's own file, beside one of the lists."""
+    (tmp_path / "pipelines").mkdir()
+    shutil.copy(LISTS, tmp_path / "pipelines")
     return Path(shutil.copy(OURS, tmp_path))
+
+
+@pytest.fixture
+def lists(params):
+    return params.parent / "pipelines/cells.yaml"
 
 
 def written(tmp_path, text):
@@ -36,36 +44,30 @@ def written(tmp_path, text):
 
 def test_nothing_but_the_value_changes(params):
     before = params.read_bytes()
-    line = next(line for line in before.splitlines() if line.lstrip().startswith(f"{CELL}: ".encode()))
-    start = before.index(line)
-    old = line[line.index(b"tuned: ") + 7 : -1]
-    change(params, {("cells", CELL, "tuned"): TUNED})
-    after = params.read_bytes()
-    place = start + line.index(b"tuned: ") + 7
-    assert after == before[:place] + SHOWN + before[place + len(old) :]
-    assert config.read_params(params)["cells"][CELL]["tuned"] == TUNED
-    change(params, {("cells", CELL, "tuned"): config.read_params(OURS)["cells"][CELL]["tuned"]})
-    assert params.read_bytes() == before
+    line = f"  {HOST}:".encode()
+    assert before.count(line + b" {}\n") == 1
+    change(params, {("tuned", HOST, "befa"): TUNED})
+    assert params.read_bytes() == before.replace(line + b" {}\n", line + b"\n    befa: " + SHOWN + b"\n")
+    assert config.read_params(params)["tuned"][HOST] == {"befa": TUNED}
+    change(params, {("tuned", HOST, "none"): TUNED, ("tuned", HOST, "befa"): {}})
+    expected = line + b"\n    befa: {}\n    none: " + SHOWN + b"\n"
+    assert params.read_bytes() == before.replace(line + b" {}\n", expected)
+    change(params, {("tuned", HOST): {}})
+    assert config.read_params(params) == config.read_params(OURS)
 
 
-def test_several_changes_are_made_at_once_and_lines_are_added_where_they_belong(params):
-    before = params.read_bytes().splitlines()
-    line = {"dataset": "hm", "encoder": "clip_small", "model": "bm3", "adapter": "new", "tuned": {}}
-    edits = {
-        ("cells", "hm-clip_small-bm3-new"): line,
-        ("controls", "other-data-bm3-new"): line,
-        ("cells", CELL, "tuned"): TUNED,
-    }
-    change(params, edits)
-    after = params.read_bytes().splitlines()
-    added = b"{dataset: hm, encoder: clip_small, model: bm3, adapter: new, tuned: {}}"
+def test_several_changes_are_made_at_once_and_lines_are_added_where_they_belong(lists):
+    before = lists.read_bytes().splitlines()
+    line = {"dataset": "hm", "encoder": "clip_small", "model": "bm3", "adapter": "new"}
+    change(lists, {("cells", f"{HOST}-new"): line, ("controls", "other-data-bm3-new"): line})
+    after = lists.read_bytes().splitlines()
+    added = b"{dataset: hm, encoder: clip_small, model: bm3, adapter: new}"
     at = after.index(b"  hm-clip_small-bm3-new: " + added)
     assert b"  hm-clip_small-bm3-" in after[at - 1]
     assert b"  hm-clip_small-bm3-" not in after[at + 1]
     last = after.index(b"  other-data-bm3-new: " + added)
     assert after[last + 1] == b""  # the end of the block
-    different = [pair for pair in zip(before, _without(after, at, last), strict=True) if pair[0] != pair[1]]
-    assert len(different) == 1
+    assert _without(after, at, last) == before
 
 
 def _without(lines, *places):
@@ -73,9 +75,9 @@ def _without(lines, *places):
 
 
 def test_what_is_there_already_is_not_written_again(params):
-    known = config.read_params(params)["cells"][CELL]
+    known = config.read_params(params)["tuned"][HOST]
     inode = params.stat().st_ino
-    change(params, {("cells", CELL, "tuned"): known["tuned"], ("cells", CELL): known})
+    change(params, {("tuned", HOST): known})
     change(params, {})
     assert params.stat().st_ino == inode
 
@@ -128,22 +130,22 @@ def test_a_link_and_the_rights_of_the_file_stay(tmp_path):
 
 
 def test_two_that_end_at_once_both_stand(params):
-    names = [f"hm-clip_small-{model}-befa" for model in ("lattice", "bm3", "freedom", "mgcn")]
+    names = [f"hm-clip_small-{model}" for model in ("lattice", "bm3", "freedom", "mgcn")]
     fork = multiprocessing.get_context("fork")
     ready = fork.Barrier(len(names))
 
     def work(name):
         ready.wait()
         for value in range(2):
-            change(params, {("cells", name, "tuned"): {"network": {"layers": value}}})
+            change(params, {("tuned", name, "befa"): {"network": {"layers": value}}})
 
     processes = [fork.Process(target=work, args=(name,)) for name in names]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-    after = config.read_params(params)["cells"]
-    assert [after[name]["tuned"] for name in names] == [{"network": {"layers": 1}}] * 4
+    after = config.read_params(params)["tuned"]
+    assert [after[name]["befa"] for name in names] == [{"network": {"layers": 1}}] * 4
 
 
 @pytest.mark.parametrize(
@@ -171,23 +173,25 @@ def add(params, *arguments, **options):
     return add_cells.add(Layout(params.parent), *arguments, **options)
 
 
-def test_cells_are_added_once_and_in_the_form_of_those_there(params):
-    before, known = params.read_bytes().splitlines(), listed(config.read_params(params))
+def test_cells_are_added_once_and_in_the_form_of_those_there(params, lists):
+    before, known = lists.read_bytes().splitlines(), listed(config.read_params(lists))
     hosts = ("lattice", "bm3", "freedom", "mgcn")
     cells = [f"cells.demo-clip-{model}-{adapter}" for model in hosts for adapter in ("none", "befa")]
     assert add(params, "demo", "clip") == ["encodings.demo-clip", *cells]
     assert add(params, "demo", "clip") == []
-    after = params.read_bytes().splitlines()
+    after = lists.read_bytes().splitlines()
     assert len(after) == len(before) + 9
     assert [line for line in after if line in before] == before
-    shown = b"  demo-clip-bm3-befa: {dataset: demo, encoder: clip, model: bm3, adapter: befa, tuned: {}}"
+    shown = b"  demo-clip-bm3-befa: {dataset: demo, encoder: clip, model: bm3, adapter: befa}"
     assert after.count(shown) == 1
-    assert listed(config.read_params(params)).keys() - known.keys() == {cell.removeprefix("cells.") for cell in cells}
-    assert config.read_params(params)["encodings"]["demo-clip"]["kind"] == "open_clip"
+    assert listed(config.read_params(lists)).keys() - known.keys() == {cell.removeprefix("cells.") for cell in cells}
+    assert config.read_params(lists)["encodings"]["demo-clip"]["kind"] == "open_clip"
+    tuned = {name: config.read_params(path)["tuned"].keys() for name, path in (("after", params), ("before", OURS))}
+    assert tuned["after"] - tuned["before"] == {f"demo-clip-{model}" for model in hosts}
 
 
 def test_controls_are_listed_apart(params):
-    names = ("constant_gate", "random_features", "shuffled_features", "befa_fixed", "none_fixed")
+    names = tuple(LEADERS)
     added = add(params, "hm", "clip", ["vbpr"], ["none", "lora"], controls=True)
     expected = ["cells.hm-clip-vbpr-none", "cells.hm-clip-vbpr-lora"]
     assert added == expected + [f"controls.hm-clip-vbpr-{name}" for name in names]
@@ -203,10 +207,11 @@ def test_controls_are_listed_apart(params):
         (("demo", "clip", ["bm3"], ["beffa"]), "unknown adapter 'beffa'; did you mean 'befa'"),
     ],
 )
-def test_an_unknown_name_adds_nothing(params, arguments, says):
+def test_an_unknown_name_adds_nothing(params, lists, arguments, says):
     with pytest.raises(ConfigError, match=says):
         add(params, *arguments)
     assert params.read_bytes() == OURS.read_bytes()
+    assert lists.read_bytes() == LISTS.read_bytes()
 
 
 def test_the_command_says_what_it_added(params, monkeypatch):

@@ -67,7 +67,8 @@ def project(tmp_path_factory):
     edit(at, "      epochs: 40", "      epochs: 1")
     edit(at, "    epochs: 1000\n    batch_size: 512", "    epochs: 2\n    batch_size: 512")
     edit(at, "max_missing: 0.05", "max_missing: 0.2")
-    prune(at / "params.yaml")
+    for file in ("params.yaml", "pipelines/cells.yaml"):
+        prune(at / file)
     steps = done(command(at, sys.executable, "-c", RUN_ALL, CELL)).split()
     done(dvc(at, "commit", "--quiet", "--force", *steps[:-1]))
     commit(at, "features")
@@ -78,7 +79,8 @@ def prune(path):
     """Leaves one cell of the graph: DVC takes a second more for each command where there are hundreds."""
     yaml = YAML()
     params = yaml.load(path)
-    for block in ("datasets", "features", "train_befa", "encodings", "cells", "controls", "attribute", "distributions"):
+    lists = ("encodings", "cells", "controls", "tune", "sensitivities", "attribute", "distributions")
+    for block in ("datasets", "features", "train_befa", *lists):
         for name in list(params.get(block, ())):
             if name != "demo" and name != "demo-clip_small" and not CELL.endswith(f"@{name}"):
                 del params[block][name]

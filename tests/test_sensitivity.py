@@ -29,8 +29,7 @@ def project(root, *, model="bm3", seeds=(1, 2), tuned=None, network=None):
     params = config.read_params(layout.params)
     params["adapters"] = {"none": {}, "befa": {"width": 4.0}, "learned_width": {"widest": 4.0, "start": 2.0}}
     params["sensitivity"] = {"widths": WIDTHS, "learned": True}
-    names = dict(zip(("dataset", "encoder", "model", "adapter"), ("small", "made", model, "befa"), strict=True))
-    params["cells"] = {"-".join(names.values()): {**names, "tuned": tuned or {}}}
+    params["tuned"] = {f"small-made-{model}": {"befa": tuned or {}}}
     with layout.params.open("w") as file:
         YAML(typ="safe").dump(params, file)
     return layout

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import optuna
 import pyarrow.compute as pc
@@ -16,7 +16,7 @@ import torch
 from ruamel.yaml import YAML
 
 from befa import config, splits, tables
-from befa.cells import Cell
+from befa.cells import LEADERS, Cell
 from befa.errors import BefaError, ConfigError, DataError, TrainingError
 from befa.report.tuning import sentence
 from befa.search_space import size
@@ -33,24 +33,25 @@ SPACE = {
 }
 
 
-def project(root, *, space=SPACE, controls=CONTROLS, epochs=4, patience=50, monitor="ndcg@5", rate=0.002, **tuning):
-    """The small project with a tuning block, the cell, its base and its controls."""
+def project(root, *, space=SPACE, epochs=4, patience=50, monitor="ndcg@5", rate=0.002, **tuning):
+    """The small project with a tuning block, the cell and its base."""
     layout = small_project(root, epochs=epochs, patience=patience)
     params = config.read_params(layout.params)
     params["training"]["small"]["learning_rate"] = rate
     params["training"]["small"]["monitor"] = monitor
     params["adapters"] |= {adapter: {} for adapter in ("none", *CONTROLS)}
-    for group, adapters in (("cells", ("none", "befa")), ("controls", controls)):
-        names = ("dataset", "encoder", "model", "adapter")
-        lines = {a: dict(zip(names, (*NAMES[:3], a), strict=True)) | {"tuned": {}} for a in adapters}
-        params[group] = {f"small-made-bm3-{a}": line for a, line in lines.items()}
+    names = ("dataset", "encoder", "model", "adapter")
+    lines = {f"small-made-bm3-{a}": dict(zip(names, (*NAMES[:3], a), strict=True)) for a in ("none", "befa")}
+    layout.cells.parent.mkdir(exist_ok=True)
+    layout.cells.write_text(json.dumps({"cells": lines}))  # YAML too
+    params["tuned"] = {"small-made-bm3": {}}
     params["tuning"] = {"trials": 6, "space": space, **tuning}
     write(layout, params)
     return layout
 
 
-def tuned(layout, name, group="cells"):
-    return config.read_params(layout.params)[group][name]["tuned"]
+def tuned(layout, adapter):
+    return config.read_params(layout.params)["tuned"]["small-made-bm3"].get(adapter, {})
 
 
 def write(layout, params):
@@ -150,10 +151,17 @@ def test_controls_have_the_settings_of_what_they_control(done):
     layout, result = done
     base, adapted = (result["studies"][adapter]["tuned"] for adapter in ("none", "befa"))
     assert base != adapted
+    params = config.read_params(layout.params)
+    leaders = {adapter: Cell.from_params(params, *NAMES[:3], adapter) for adapter in ("none", "befa")}
+    assert (tuned(layout, "none"), tuned(layout, "befa")) == (base, adapted)
     for control in CONTROLS:
-        expected = base if control == "none_fixed" else adapted
-        assert tuned(layout, f"small-made-bm3-{control}", "controls") == expected
-        assert Cell.from_params(config.read_params(layout.params), *NAMES[:3], control)
+        cell, leader = Cell.from_params(params, *NAMES[:3], control), leaders[LEADERS[control]]
+        assert (cell.optimizer, cell.adaptation, cell.training) == (
+            leader.optimizer,
+            leader.adaptation,
+            leader.training,
+        )
+        assert replace(cell.network, trainable_features=True) == leader.network
 
 
 def test_the_test_part_is_not_read(done, tmp_path, monkeypatch):
@@ -371,20 +379,19 @@ def test_the_base_alone_can_be_tuned(tmp_path):
     layout = project(tmp_path, trials=3)
     tune.run(*NAMES[:3], "none", layout)
     assert tables.read_json(layout.tuning(*NAMES[:3], "none"))["studies"].keys() == {"none"}
-    assert tuned(layout, "small-made-bm3-none_fixed", "controls") == tuned(layout, BASE) != {}
-    assert tuned(layout, CELL) == {}
+    assert tuned(layout, "none") != {}
+    assert tuned(layout, "befa") == {}
 
 
 def test_adopt_writes_the_winners_again(done, tmp_path):
     """As after `git checkout params.yaml` and a `dvc repro` that brought the result from the cache."""
-    layout = project(tmp_path, controls=())
+    layout = project(tmp_path)
     with pytest.raises(DataError, match=r"has not been tuned in .*run dvc repro tune@small-made-bm3-befa"):
         tune.adopt(*NAMES, layout)
     tables.write_json(layout.tuning(*NAMES), done[1])
     tune.adopt(*NAMES, layout)
-    for adapter, name in (("none", BASE), ("befa", CELL)):
-        assert tuned(layout, name) == done[1]["studies"][adapter]["tuned"]
-    assert config.read_params(layout.params)["controls"] == {}
+    for adapter in ("none", "befa"):
+        assert tuned(layout, adapter) == done[1]["studies"][adapter]["tuned"]
 
 
 def test_a_winner_that_no_longer_fits_is_not_adopted(done, tmp_path):

@@ -60,7 +60,7 @@ class Experiment:
     def figure(self, name: str, cell: str) -> Value:
         """A figure that comes from a cell, still without its number."""
         stage = "evaluate_control" if cell in self.controls else "evaluate"
-        state = self.states.get(cell, State("unlisted", f"{cell} is not among the cells of params.yaml"))
+        state = self.states.get(cell, State("unlisted", f"{cell} is not among the cells of pipelines/cells.yaml"))
         return Value(name, state, f"dvc repro {stage}@{cell}")
 
     def metric(self, table: str, dataset: str, encoder: str, model: str, adapter: str, metric: str) -> Value:

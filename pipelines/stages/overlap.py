@@ -9,10 +9,10 @@ from pipelines.show_overlap import show
 
 
 def run(dataset: str, layout: Layout) -> None:
-    """Prints and stores the table as JSON and Markdown; the encoders are those of `encodings` in params.yaml."""
+    """Prints and stores the table as JSON and Markdown; the encoders are those that the dataset has features of."""
     params = config.read_params(layout.params)
     lookup(config.block(params, "datasets"), dataset, "dataset")
-    encoders = [made["encoder"] for made in config.block(params, "encodings").values() if made["dataset"] == dataset]
+    encoders = layout.encoders(dataset)
     names = [(encoder, modality) for encoder in encoders for modality in ENCODED]
     stores = {f"{encoder}/{modality}": layout.features(dataset, encoder, modality) for encoder, modality in names}
     result, folder = overlap.table(dataset, stores), layout.report(dataset)

@@ -31,11 +31,12 @@ def run(layout: Layout) -> None:
 
 def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> Experiment:
     """Every listed cell (of one encoder) with what it left, and how that stands to the project now."""
-    params = config.read_params(layout.params)
-    cells = {name: cell for name, cell in listed(params).items() if encoder in (None, cell.encoder)}
-    controls = frozenset(config.block(params, "controls") or {})
+    lists = config.read_params(layout.cells)
+    cells = {name: cell for name, cell in listed(lists).items() if encoder in (None, cell.encoder)}
+    controls = frozenset(lists.get("controls") or {})
     states = {name: graph.state(provenance.evaluation(name, controls)) for name in cells}
     found = {name: results.read(layout, cell) for name, cell in cells.items()}
-    certificates = {dataset: layout.filtered(dataset) / "stats.json" for dataset in config.block(params, "datasets")}
+    datasets = config.block(config.read_params(layout.params), "datasets")
+    certificates = {dataset: layout.filtered(dataset) / "stats.json" for dataset in datasets}
     sizes = {dataset: tables.read_json(path) for dataset, path in certificates.items() if path.exists()}
     return Experiment(cells, controls, {name: result for name, result in found.items() if result}, states, sizes)

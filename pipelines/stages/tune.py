@@ -2,10 +2,9 @@
 
 import logging
 from hashlib import sha256
-from typing import Any
 
 from befa import config, tables
-from befa.cells import GROUPS, Cell, cell_name
+from befa.cells import LEADERS, Cell, cell_name, host_name, listed
 from befa.errors import ConfigError, DataError
 from befa.paths import Layout
 from befa.report.tuning import as_json, draw, sentence
@@ -20,9 +19,6 @@ log = logging.getLogger(__name__)
 
 BASE = "none"
 
-FOLLOWERS = {"befa": ("constant_gate", "random_features", "shuffled_features", "befa_fixed"), BASE: ("none_fixed",)}
-"""Controls, by the adapter whose settings they have: a control differs from it in one thing alone."""
-
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
     """Searches the base, then the cell; writes all trials as JSON and as a picture, and adopts the winners."""
@@ -31,7 +27,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     adapters = _adapters(adapter)
     cells = {each: (dataset, encoder, model, each) for each in adapters}
     for names in cells.values():
-        _group(params, names)
+        _require_listed(layout, names)
         cfg.space.distributions(params, *names[2:])  # what is wrong with the adapted one is told before the base trains
     training = Cell.from_params(params, *cells[adapter]).training
     deterministic(training.threads)
@@ -46,7 +42,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
 
 
 def adopt(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) -> None:
-    """Writes a tuning's winners into params.yaml: of the cell, of the cell without adapter, and of their controls.
+    """Writes a tuning's winners into params.yaml: of the cell, and of the cell without adapter. Their controls follow.
 
     Raises DataError where the cell has not been tuned, ConfigError where it is not listed, or a winner does not fit.
     """
@@ -57,14 +53,12 @@ def adopt(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) 
     studies, params = tables.read_json(path)["studies"], config.read_params(layout.params)
     edits = {}
     for each in _adapters(adapter):
-        tuned = studies[each]["tuned"]
-        for follower in (each, *FOLLOWERS.get(each, ())):
-            names = (dataset, encoder, model, follower)
-            if follower == each or any(cell_name(*names) in (params.get(group) or {}) for group in GROUPS):
-                Cell.from_params(with_tuned(params, names, tuned), *names)
-                edits[_group(params, names), cell_name(*names), "tuned"] = tuned
+        names = (dataset, encoder, model, each)
+        _require_listed(layout, names)
+        Cell.from_params(with_tuned(params, names, studies[each]["tuned"]), *names)
+        edits["tuned", host_name(*names[:3]), each] = studies[each]["tuned"]
     change(layout.params, edits)
-    log.info("%s: `tuned` of %s", layout.params, ", ".join(name for _, name, _ in edits))
+    log.info("%s: `tuned` of %s", layout.params, ", ".join(f"{host}, {each}" for _, host, each in edits))
 
 
 class _Watch(Watch):
@@ -89,21 +83,18 @@ class _Watch(Watch):
 
 def _adapters(adapter: str) -> tuple[str, ...]:
     """Base and adapted. Raises ConfigError for a control."""
-    for leader, followers in FOLLOWERS.items():
-        if adapter in followers:
-            what = f"{adapter} is a control: it has the settings of {leader}"
-            raise ConfigError(what, mend=f"tune the cell with the adapter {leader}")
+    if adapter in LEADERS:
+        what = f"{adapter} is a control: it has the settings of {LEADERS[adapter]}"
+        raise ConfigError(what, mend=f"tune the cell with the adapter {LEADERS[adapter]}")
     return tuple(dict.fromkeys((BASE, adapter)))
 
 
-def _group(params: dict[str, Any], names: tuple[str, str, str, str]) -> str:
-    """The block of params.yaml that lists a cell. Raises ConfigError where none does."""
-    for group in GROUPS:
-        if cell_name(*names) in (params.get(group) or {}):
-            return group
-    dataset, encoder, model, adapter = names
-    mend = f"python -m pipelines add-cells {dataset} {encoder} --model {model} --adapter {adapter}"
-    raise ConfigError(f"no cell {cell_name(*names)}", where="params.yaml", mend=mend)
+def _require_listed(layout: Layout, names: tuple[str, str, str, str]) -> None:
+    """Raises ConfigError where pipelines/cells.yaml does not list the cell: nothing would use its winner."""
+    if cell_name(*names) not in listed(config.read_params(layout.cells)):
+        dataset, encoder, model, adapter = names
+        mend = f"python -m pipelines add-cells {dataset} {encoder} --model {model} --adapter {adapter}"
+        raise ConfigError(f"no cell {cell_name(*names)}", where=layout.cells, mend=mend)
 
 
 def _code(model: str, adapter: str) -> str:
