@@ -143,7 +143,7 @@ def finished_project(at: Path, cells: list[tuple[str, str, str, str]] | None) ->
         (at / "pipelines/cells.yaml").write_text(json.dumps(lists(cells)))  # YAML too
         tuned = {f"{d}-{e}-{m}": {} for d, e, m, _ in cells}
         params = re.sub(r"(?m)^tuned:\n(  .*\n)+", f"tuned: {json.dumps(tuned)}\n", params)
-        params = re.sub(r"(?m)^  (tmall|microlens_titles): \{encoder: .*\n", "", params)  # roll-ups of other cells
+        params = re.sub(r"(?m)^  (tmall|microlens_titles): \{(encoder|modalities|<<: \*features).*\n", "", params)
         params = params.replace("  microlens: {encoder: clip}\n", "  microlens: {encoder: clip_small}\n")
     (at / "params.yaml").write_text(params)
     shutil.copy(ROOT / "dvc.yaml", at)
