@@ -44,7 +44,7 @@ def write(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    plain.filters |= {"tex": tex, "embedded": _embedded, "anchor": anchor}
+    plain.filters |= {"tex": tex, "unnumbered": _unnumbered, "embedded": _embedded, "anchor": anchor}
     escaped = plain.overlay(autoescape=True)
     braces = plain.overlay(  # LaTeX is full of curly ones
         block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>"
@@ -92,6 +92,11 @@ def anchor(name: str) -> str:
 def tex(text: str) -> str:
     """Text in which LaTeX reads no commands."""
     return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def _unnumbered(title: str) -> str:
+    """Without the paper's number: LaTeX has its own."""
+    return re.sub(r"^Table \d+: ", "", title)
 
 
 def _headings(table: Table) -> list[str]:
