@@ -107,6 +107,11 @@ class Layout:
         return list((self.root / "data/attribution").glob("*/*/*/*/heatmaps.png"))
 
     @property
+    def tunings(self) -> list[Path]:
+        """Pictures of tunings that have been made, of all cells."""
+        return sorted((self.root / "data/tuning").glob("*/*/*/*.png"))
+
+    @property
     def reports(self) -> Path:
         """Folder of all tables and figures."""
         return self.root / "data/reports"

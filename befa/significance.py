@@ -25,13 +25,6 @@ DIGITS = 12
 LEVELS = {"***": 0.001, "**": 0.01, "*": 0.05}
 """What stars mean: p below it."""
 
-LEGEND = (
-    "*** p < 0.001, ** p < 0.01, * p < 0.05: two-sided paired t-test of adapted against base over the test's users "
-    "(of each, the mean over the seeds that both cells have), corrected by Holm's method over all comparisons of this "
-    "table. It says whether the difference would hold for other users, not whether it would for other seeds."
-)
-"""To stand below a table with stars. True of `compare(...).over_users.t`, all of a table's through one `holm`."""
-
 Interval = tuple[float, float]
 
 
@@ -110,8 +103,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else next(corrected) for p in p_values]
 
 
+def legend(family: str) -> str:
+    """What stars mean, to stand below a table with them.
+
+    True of `compare(...).over_users.t` where all of a `family` ("all comparisons of this table") went through one
+    `holm`.
+    """
+    return (
+        "*** p < 0.001, ** p < 0.01, * p < 0.05: two-sided paired t-test of a cell against what it is compared with, "
+        "over the test's users (of each, the mean over the seeds that both cells have), corrected by Holm's method "
+        f"over {family}. It says whether the difference would hold for other users, not whether it would for other "
+        "seeds."
+    )
+
+
 def stars(p: float | None) -> str:
-    """The stars of a corrected p-value; see `LEGEND`. None has none."""
+    """The stars of a corrected p-value; see `legend`. None has none."""
     return next((mark for mark, level in LEVELS.items() if p is not None and p < level), "")
 
 

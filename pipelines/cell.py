@@ -10,20 +10,18 @@ from rich.table import Table
 from befa.errors import ConfigError
 from befa.paths import Layout
 from befa.report import contents
-from befa.report.values import Value
+from befa.report.values import REPRO, Value
 from pipelines import provenance
 from pipelines.provenance import Provenance
 from pipelines.stages.report import gathered
-
-REPRO = "dvc repro "
 
 
 def show(name: str, layout: Layout) -> None:
     """Prints the figure `name` (table2/hm/clip/bm3+befa/recall@20). Raises ConfigError when there is none such."""
     with provenance.read() as graph:
         value = find(name, layout, graph)
-        target = value.command.removeprefix(REPRO)
-        chain = graph.chain(target) if target in graph else []
+        targets = value.command.removeprefix(REPRO).split() if value.command.startswith(REPRO) else []
+        chain = list(dict.fromkeys(link for target in targets if target in graph for link in graph.chain(target)))
     shown = Table(title=value.name, show_header=False)
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")

@@ -1,6 +1,7 @@
 """Which of the project's files a stage runs, read from the import statements (nothing is imported)."""
 
 import ast
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 
@@ -69,9 +70,9 @@ def shared(stage: str) -> set[str]:
     return _reached(file, lambda registry: set()) | (_reached(file, imports) - members)
 
 
-def _reached(file: str, followed) -> set[str]:
-    """What `file` leads to; from a registry on, what `followed` says."""
-    seen, todo = set(), [file]
+def _reached(start: str, followed: Callable[[str], Collection[str]]) -> set[str]:
+    """What the file `start` leads to; from a registry on, what `followed` says."""
+    seen, todo = set(), [start]
     while todo:
         file = todo.pop()
         if file not in seen:

@@ -70,8 +70,10 @@ def _is(path: Path, wanted: Any) -> bool:
 
 def _lock(path: Path) -> Path:
     """Where DVC keeps its own; beside the file where there is no DVC."""
-    dvc = path.parent / ".dvc"
-    return dvc / "tmp" / f"{path.name}.lock" if dvc.is_dir() else path.with_name(f".{path.name}.lock")
+    for folder in path.parents:
+        if (folder / ".dvc").is_dir():
+            return folder / ".dvc/tmp" / f"{path.name}.lock"
+    return path.with_name(f".{path.name}.lock")
 
 
 def _read(text: str) -> Any:

@@ -1,6 +1,6 @@
 """Where a cell's figures come from, as DVC knows it: what is up to date, what is missing first, and every hash."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ class Provenance:
         self._graph = repo.index.graph
         self._stages = {stage.addressing: stage for stage in self._graph}
         self._order = list(reversed(list(nx.lexicographical_topological_sort(self._graph, key=lambda s: s.addressing))))
+        self._outs = {str(out.def_path): out for stage in self._graph for out in stage.outs}
         self._changed: dict[str, list[str]] = {}
 
     def __contains__(self, stage: str) -> bool:
@@ -51,7 +52,7 @@ class Provenance:
             # Hashes of code are made by the way: they are nobody's obstacle.
             lacking = [each.addressing for each in behind if not _made(each)]
             return State("absent", next(name for name in lacking if not name.startswith("code_")))
-        changed = [change for each in behind for change in self._changes(each)]
+        changed = list(dict.fromkeys(change for each in behind for change in self._changes(each)))
         if not changed:
             return State("current")
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
@@ -72,15 +73,23 @@ class Provenance:
 
     def _changes(self, stage: Stage) -> list[str]:
         if stage.addressing not in self._changed:
-            self._changed[stage.addressing] = list(_changes(stage))
+            self._changed[stage.addressing] = [*_changes(stage, self._outs.keys()), *self._broken(stage)]
         return self._changed[stage.addressing]
+
+    def _broken(self, stage: Stage) -> Iterator[str]:
+        """What the stage was made from, where dvc.lock has it otherwise by now: the files need not be here."""
+        for dep in stage.deps:
+            made = self._outs.get(str(dep.def_path))
+            if made and dep.hash_info and made.hash_info and dep.hash_info != made.hash_info:
+                yield f"{dep.def_path} modified"
 
 
 def _made(stage: Stage) -> bool:
     return all(out.exists for out in stage.outs)
 
 
-def _changes(stage: Stage) -> Iterator[str]:
+def _changes(stage: Stage, outs: Collection[str]) -> Iterator[str]:
+    """What DVC finds changed; outputs of stages may be elsewhere, as after `dvc pull` of a result alone."""
     try:
         found = stage.status().get(stage.addressing, [])
     except LockError:  # another DVC process runs it
@@ -90,6 +99,8 @@ def _changes(stage: Stage) -> Iterator[str]:
             yield change
         else:
             for path, what in (pair for paths in change.values() for pair in paths.items()):
+                if what == "deleted" and path in outs:
+                    continue
                 # Of params.yaml: each parameter.
                 yield from [f"{path} {what}"] if isinstance(what, str) else (f"{k} {v}" for k, v in what.items())
 

@@ -77,7 +77,8 @@ def project(tmp_path_factory):
 
 def prune(path):
     """Leaves one cell of the graph: DVC takes a second more for each command where there are hundreds."""
-    yaml = YAML()
+    # Comments stay in params.yaml alone: ruamel puts those behind a block that is emptied where YAML has none.
+    yaml = YAML() if path.name == "params.yaml" else YAML(typ="safe")
     params = yaml.load(path)
     lists = ("encodings", "cells", "controls", "tune", "sensitivities", "attribute", "distributions")
     for block in ("datasets", "features", "train_befa", *lists):

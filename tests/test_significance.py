@@ -13,7 +13,7 @@ from scipy import stats
 
 from befa.errors import DataError
 from befa.rng import numpy_stream
-from befa.significance import LEGEND, LEVELS, PValues, compare, holm, stars
+from befa.significance import LEVELS, PValues, compare, holm, legend, stars
 
 USERS = [f"user{number:02}" for number in range(30)]
 
@@ -272,7 +272,7 @@ def test_stars_are_what_the_legend_says():
         "***", "***", "**", "**", "*", "*", "", "", ""
     ]  # fmt: skip
     for mark, level in LEVELS.items():
-        assert f"{mark} p < {level}" in LEGEND
+        assert f"{mark} p < {level}" in legend("all comparisons")
 
 
 def test_pandas_reads_a_comparison():

@@ -11,11 +11,12 @@ from befa.report.values import Table
 def tables(experiment: Experiment) -> list[Table]:
     """The paper's tables, each encoder's in turn, then the controls and the tests."""
     encoders = experiment.encoders
+    with_befa = [encoder for encoder in encoders if experiment.datasets(encoder, "befa")]
     with_rivals = [encoder for encoder in encoders if experiment.datasets(encoder, *RIVALS)]
     with_controls = [e for e in encoders if experiment.datasets(e, *evidence_tables.LACKING)]
     return [
         paper_tables.table_1(experiment),
-        *(paper_tables.table_2(experiment, encoder) for encoder in encoders),
+        *(paper_tables.table_2(experiment, encoder) for encoder in with_befa),
         *(paper_tables.table_3(experiment, encoder) for encoder in with_rivals),
         *(paper_tables.table_4(experiment, encoder) for encoder in with_rivals),
         *(evidence_tables.controls(experiment, encoder) for encoder in with_controls),
@@ -41,4 +42,7 @@ def pictures(layout: Layout) -> list[Picture]:
         found.append(
             Picture(f"Where pictures speak for behaviour (Figures 6 to 8): {cell}", path, f"dvc repro attribute@{cell}")
         )
+    for path in layout.tunings:
+        cell = "-".join([*path.parts[-4:-1], path.stem])
+        found.append(Picture(f"Tuning, base and adapted: {cell}", path, f"dvc repro tune@{cell}"))
     return found

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from befa import significance
 from befa.cells import Listed, cell_name
+from befa.errors import DataError
 from befa.report import published
 from befa.report.results import Result, State
-from befa.report.values import Value
+from befa.report.values import Value, together
 from befa.rng import numpy_stream
 from befa.significance import Comparison
 
@@ -43,7 +46,12 @@ class Experiment:
     """By cell."""
     sizes: Mapping[str, Mapping[str, Any]]
     """The filter's certificates by dataset."""
+    filtered: Mapping[str, State]
+    """How these stand, by dataset."""
+    tuned: Mapping[str, str] = field(default_factory=dict)
+    """What tuning chose, by cell; untuned ones are left out."""
     _compared: dict[tuple[str, str, str], Comparison] = field(default_factory=dict, compare=False)
+    _per_user: dict[str, pa.Table] = field(default_factory=dict, compare=False)
 
     @property
     def encoders(self) -> list[str]:
@@ -57,38 +65,48 @@ class Experiment:
         found = {c.dataset for c in self.cells.values() if c.encoder == encoder and c.adapter in adapters}
         return [d for d in published.TABLE_1 if d in found] + sorted(found - published.TABLE_1.keys())
 
-    def figure(self, name: str, cell: str) -> Value:
-        """A figure that comes from a cell, still without its number."""
-        stage = "evaluate_control" if cell in self.controls else "evaluate"
-        state = self.states.get(cell, State("unlisted", f"{cell} is not among the cells of pipelines/cells.yaml"))
-        return Value(name, state, f"dvc repro {stage}@{cell}")
+    def figure(self, name: str, *cell: str) -> Value:
+        """A figure that comes from a cell (dataset, encoder, model, adapter), still without its number."""
+        key = cell_name(*cell)
+        if key not in self.states:
+            dataset, encoder, model, adapter = cell
+            command = f"python -m pipelines add-cells {dataset} {encoder} --model {model} --adapter {adapter}"
+            return Value(name, State("unlisted", f"{key} is not in the graph"), command)
+        stage = "evaluate_control" if key in self.controls else "evaluate"
+        tuned = f"tuned: {self.tuned[key]}" if self.tuned.get(key) else ""
+        return Value(name, self.states[key], f"dvc repro {stage}@{key}", remark=tuned)
 
     def metric(self, table: str, dataset: str, encoder: str, model: str, adapter: str, metric: str) -> Value:
         """A test metric of one cell, beside what the paper's `table` (table2, table3) has for it."""
-        cell, key = cell_name(dataset, encoder, model, adapter), (dataset, encoder, model, adapter)
-        value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}", cell)
-        paper = published.figure(table, key, metric)
+        cell = (dataset, encoder, model, adapter)
+        value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}", *cell)
+        paper = published.figure(table, cell, metric)
         value = replace(value, published=paper, source=published.source(table) if paper is not None else "")
-        value = replace(value, remark=published.REMARKS.get((table, key), ""))
-        if (result := self.results.get(cell)) is None:
+        value = replace(value, remark=_joined(value.remark, published.remark(table, cell, metric)))
+        if (result := self.results.get(cell_name(*cell))) is None:
             return value
         return replace(value, ours=result.mean(metric), deviation=result.deviation(metric), seeds=result.seeds)
 
-    def gain(self, table: str, key: tuple[str, str, str], adapter: str, base: str, metric: str) -> Value:
+    def gain(self, table: str, host: tuple[str, str, str], adapter: str, base: str, metric: str) -> Value:
         """What a model on (dataset, encoder) gains by an adapter over another, relative: 0.05 is +5 %."""
-        dataset, encoder, model = key
-        after, before = (cell_name(*key, one) for one in (adapter, base))
+        dataset, encoder, model = host
         over = "" if base == "none" else f"-over-{base}"
-        value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}/gain{over}", after)
-        value = replace(value, form="gain")
-        papers = [published.figure(table, (*key, one), metric) for one in (base, adapter)]
+        name = f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}/gain{over}"
+        pair = [self.figure(name, *host, one) for one in (base, adapter)]
+        state, command = together(*pair)
+        value = Value(name, state, command, form="gain", remark=_unequal(*pair))
+        papers = [published.figure(table, (*host, one), metric) for one in (base, adapter)]
         if None not in papers:
-            value = replace(value, published=papers[1] / papers[0] - 1, source=published.source(table))
-        if after in self.results and before in self.results:
+            remark = _joined(value.remark, published.remark(table, (*host, adapter), metric))
+            value = replace(value, published=papers[1] / papers[0] - 1, source=published.source(table), remark=remark)
+        before, after = (cell_name(*host, one) for one in (base, adapter))
+        if not {before, after} <= self.results.keys():
+            return value
+        try:
             found = self.compared(before, after, metric)
-            return replace(value, ours=found.gain, interval=found.gain_interval, seeds=len(found.seeds))
-        missing = self.figure("", before if after in self.results else after)
-        return replace(value, state=missing.state, command=missing.command)
+        except DataError as error:  # one of the two was evaluated on another split, say
+            return replace(value, state=State("stale", str(error)))
+        return replace(value, ours=found.gain, interval=found.gain_interval, seeds=len(found.seeds))
 
     def gains(
         self, table: str, encoder: str, datasets: Sequence[str], adapter: str, base: str, metrics: Sequence[str]
@@ -96,9 +114,9 @@ class Experiment:
         """Gains by dataset, model and metric, with stars: p over users, corrected over all of them by Holm."""
         values, p_values = {}, []
         for dataset, model, metric in [(d, model, m) for d in datasets for model in HOSTS for m in metrics]:
-            key = (dataset, encoder, model)
-            value = values[dataset, model, metric] = self.gain(table, key, adapter, base, metric)
-            pair = [cell_name(*key, one) for one in (base, adapter)]
+            host = (dataset, encoder, model)
+            value = values[dataset, model, metric] = self.gain(table, host, adapter, base, metric)
+            pair = [cell_name(*host, one) for one in (base, adapter)]
             p_values.append(None if value.ours is None else self.compared(*pair, metric).over_users.t)
         stars = [significance.stars(p) for p in significance.holm(p_values)]
         return {key: replace(value, stars=mark) for (key, value), mark in zip(values.items(), stars, strict=True)}
@@ -107,9 +125,23 @@ class Experiment:
         """Two cells that have results, by user and seed. Raises DataError where their users are not the same."""
         key = (base, adapted, metric)
         if key not in self._compared:
-            pair = (self.results[cell].per_user() for cell in (base, adapted))
+            pair = (self._users(cell) for cell in (base, adapted))
             self._compared[key] = significance.compare(*pair, metric, rng=numpy_stream(BOOTSTRAP_SEED, "bootstrap"))
         return self._compared[key]
+
+    def _users(self, cell: str) -> pa.Table:
+        if cell not in self._per_user:
+            self._per_user[cell] = self.results[cell].per_user()
+        return self._per_user[cell]
+
+
+def _joined(*remarks: str) -> str:
+    return "; ".join(remark for remark in remarks if remark)
+
+
+def _unequal(base: Value, adapted: Value) -> str:
+    """A comparison of a tuned model with an untuned one is to be read as such."""
+    return "only one of the two is tuned" if bool(base.remark) != bool(adapted.remark) else adapted.remark
 
 
 def short(model: str, adapter: str) -> str:

@@ -14,9 +14,9 @@ from befa.problem import Content, Problem
 from befa.report import published
 from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, short
 from befa.report.results import State
-from befa.report.values import Row, Table, Value
+from befa.report.values import Row, Table, Value, together
 from befa.rng import stream
-from befa.significance import LEGEND
+from befa.significance import legend
 
 RIVALS = ("lora", "soft_prompt")
 SIZES = ("users", "items", "interactions", "density")
@@ -28,7 +28,7 @@ def table_1(experiment: Experiment) -> Table:
     rows = []
     for dataset in dict.fromkeys([*published.TABLE_1, *experiment.sizes]):
         ours, paper = experiment.sizes.get(dataset), published.TABLE_1.get(dataset, {})
-        state = State("current") if ours else State("absent", f"filter@{dataset}")
+        state = experiment.filtered.get(dataset, State("absent", f"filter@{dataset}"))
         values = tuple(
             Value(
                 f"table1/{dataset}/{size}",
@@ -58,8 +58,16 @@ def table_2(experiment: Experiment, encoder: str) -> Table:
         rows.append(Row("gain", tuple(gains[dataset, model, metric] for dataset, metric in columns), last=True))
     means = (_mean_gain([gains[d, model, metric] for model in HOSTS]) for d, metric in columns)
     rows.append(Row("mean gain", tuple(means), last=True))
+    note = MEASURED + legend("all comparisons of this table")
     title, groups = f"Table 2: base and +BeFA, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
-    return Table(f"table2-{encoder}", title, MEASURED + LEGEND, groups, METRICS * len(datasets), tuple(rows))
+    return Table(
+        f"table2-{encoder}",
+        title,
+        note,
+        groups,
+        METRICS * len(datasets),
+        tuple(rows),
+    )
 
 
 def table_3(experiment: Experiment, encoder: str) -> Table:
@@ -84,25 +92,28 @@ def table_4(experiment: Experiment, encoder: str) -> Table:
     for adapter in ("none", *RIVALS, "befa"):
         values = []
         for dataset in datasets:
-            cell, name = (
-                cell_name(dataset, encoder, "bm3", adapter),
-                f"table4/{dataset}/{encoder}/{short('bm3', adapter)}",
-            )
+            name = f"table4/{dataset}/{encoder}/{short('bm3', adapter)}"
             paper = published.TABLE_4.get((dataset, adapter), {}) if of_paper else {}
-            result, source = experiment.results.get(cell), published.source("table4") if paper else ""
-            made = replace(experiment.figure(name, cell), source=source, remark=result.machine if result else "")
+            result = experiment.results.get(cell_name(dataset, encoder, "bm3", adapter))
+            made = replace(
+                experiment.figure(name, dataset, encoder, "bm3", adapter),
+                source=published.source("table4") if paper else "",
+                remark=published.SUMMED if paper and adapter != "none" else "",
+            )
             ours = {"parameters": result and result.parameters, "seconds": result and result.seconds}
             for what, form in (("parameters", "count"), ("seconds", "seconds")):
                 figure = replace(made, name=f"{name}/{what}", form=form, ours=ours[what], published=paper.get(what))
-                values.append(figure)
+                on = "; ".join(filter(None, (figure.remark, result.machine if result else "")))
+                values.append(replace(figure, remark=on) if what == "seconds" else figure)
             if of_paper:
-                values.append(_at_the_papers_sizes(dataset, adapter, name))
+                values.append(_at_the_papers_sizes(dataset, adapter, name) if paper else None)
         rows.append(Row(_label("bm3", adapter), tuple(values), last=True))
     columns = ("parameters", "s/epoch", *["at the paper's sizes"] * of_paper)
     note = (
-        "Feature tables that are trained count as parameters. Seconds are of wall time, validation included, where the "
-        "cell was trained; the paper's are of one RTX 4090, training alone. At the paper's sizes: the model is built, "
-        "not trained, for as many users and items and two modalities of 512; the paper prints millions, two decimals."
+        "Feature tables that are trained count as parameters. Seconds are of wall time, with loading and validation, "
+        "of trainings that were not interrupted, where the cell was trained; the paper's are of one RTX 4090. At the "
+        "paper's sizes: the model is built, not trained, for as many users and items and two modalities of 512; the "
+        "paper prints millions with two decimals."
     )
     title, groups = f"Table 4: cost in BM3, {encoder} features", tuple((d, len(columns)) for d in datasets)
     return Table(f"table4-{encoder}", title, note, groups, columns * len(datasets), tuple(rows))
@@ -142,16 +153,30 @@ def _mean_gain(gains: Sequence[Value]) -> Value:
     """Of a column's gains, over the models; ours only where all are there."""
     known = {side: [getattr(gain, side) for gain in gains] for side in ("ours", "published")}
     ours, paper = (None if None in values else fmean(values) for values in known.values())
-    first = next((gain for gain in gains if gain.ours is None), gains[0])
-    table, dataset, encoder, _, metric, _ = first.name.split("/")
-    name = f"{table}/{dataset}/{encoder}/mean/{metric}/gain"
-    return replace(first, name=name, ours=ours, published=paper, stars="", interval=None)
+    state, command = together(*gains)
+    table, dataset, encoder, _, metric, _ = gains[0].name.split("/")
+    return Value(
+        f"{table}/{dataset}/{encoder}/mean/{metric}/gain",
+        state,
+        command,
+        form="gain",
+        ours=ours,
+        seeds=min(gain.seeds for gain in gains),
+        published=paper,
+        source=gains[0].source,
+        remark="; ".join(dict.fromkeys(gain.remark for gain in gains if gain.remark)),
+    )
 
 
 def _over_best(base: Value, lora: Value, soft_prompt: Value, befa: Value) -> Value:
-    gains = {}
+    """BeFA against the best of the others, as the paper's Table 3 has it."""
+    gains: dict[str, float | None] = {}
     for side in ("ours", "published"):
         *others, ours = (getattr(value, side) for value in (base, lora, soft_prompt, befa))
         gains[side] = None if None in (*others, ours) or max(others) == 0 else ours / max(others) - 1
-    stem = next((value for value in (base, lora, soft_prompt) if value.ours is None), befa)
-    return replace(stem, name=f"{befa.name}/over-best", form="gain", deviation=None, remark="", **gains)
+    state, command = together(base, lora, soft_prompt, befa)
+    seeds = min(value.seeds for value in (base, lora, soft_prompt, befa))
+    remark = befa.remark if befa.published is not None else ""
+    return Value(
+        f"{befa.name}/over-best", state, command, "gain", seeds=seeds, source=befa.source, remark=remark, **gains
+    )

@@ -35,8 +35,8 @@ class Result:
     metrics: dict[str, Any]
     """Its metrics.json."""
     folder: Path
-    parameters: int
-    """Numbers that training changed."""
+    parameters: int | None
+    """Numbers that training changed; None where the checkpoints are not here."""
     seconds: float | None
     """Of wall time per epoch, validation included; None where no timing was kept (it is no artifact)."""
     machine: str
@@ -76,7 +76,7 @@ def read(layout: Layout, cell: Listed) -> Result | None:
     )
 
 
-def _parameters(checkpoints: Iterable[Path]) -> int:
+def _parameters(checkpoints: Iterable[Path]) -> int | None:
     """From the first checkpoint's header; its values are not read."""
     for path in checkpoints:
         try:
@@ -84,4 +84,4 @@ def _parameters(checkpoints: Iterable[Path]) -> int:
                 return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
         except SafetensorError:
             raise DataError("not a readable checkpoint", where=path, mend="run its train stage again") from None
-    return 0
+    return None

@@ -18,11 +18,11 @@ class Value:
     command: str
     """What makes it, or makes it anew."""
     form: Form = "ratio"
-    ours: float | str | None = None
+    ours: int | float | str | None = None
     deviation: float | None = None
     """Sample standard deviation over seeds."""
     seeds: int = 0
-    published: float | None = None
+    published: int | float | None = None
     source: str = ""
     """Of the published figure."""
     remark: str = ""
@@ -32,7 +32,7 @@ class Value:
     """95 % interval of a gain over users."""
 
     @property
-    def difference(self) -> float | None:
+    def difference(self) -> int | float | None:
         """Ours over the published figure, less 1; of gains, the difference of the two."""
         if not isinstance(self.ours, int | float) or self.published is None:
             return None
@@ -59,7 +59,20 @@ class Value:
         return f"{100 * self.difference:+.1f} points" if self.form == "gain" else f"{self.difference:+.1%}"
 
 
-def _text(value: float | str | None, form: Form) -> str:
+REPRO = "dvc repro "
+WORST_FIRST = ("unlisted", "absent", "stale", "current")
+
+
+def together(*values: Value) -> tuple[State, str]:
+    """The state of a figure that is made of several, the worst of theirs; and the command that makes them all."""
+    worst = min(values, key=lambda value: WORST_FIRST.index(value.state.status))
+    if worst.state.status == "unlisted":
+        return worst.state, worst.command
+    targets = dict.fromkeys(target for value in values for target in value.command.removeprefix(REPRO).split())
+    return worst.state, REPRO + " ".join(targets)
+
+
+def _text(value: int | float | str | None, form: Form) -> str:
     if value is None:
         return "–"
     if isinstance(value, str):

@@ -7,11 +7,15 @@ of the time. A member of a registry (a model, an adapter, an encoder) is in the 
 from hashlib import sha256
 
 from befa import tables
+from befa.errors import ConfigError, nearest
 from befa.paths import Layout
 from pipelines.imports import ROOT, shared
 
 
 def run(stage: str, layout: Layout) -> None:
-    """Writes the SHA-256 of each file."""
+    """Writes the SHA-256 of each file. Raises ConfigError for an unknown stage."""
+    if not (ROOT / "pipelines/stages" / f"{stage}.py").exists():
+        known = sorted(path.stem for path in (ROOT / "pipelines/stages").glob("[a-z]*.py"))
+        raise ConfigError(f"no stage {stage!r}", mend=nearest(stage, known))
     files = {file: sha256((ROOT / file).read_bytes()).hexdigest() for file in sorted(shared(stage))}
     tables.write_json(layout.code(stage), files)

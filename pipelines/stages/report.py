@@ -2,12 +2,16 @@
 
 import logging
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from befa import config, tables
-from befa.cells import listed
+from befa.cells import Listed, Settings, listed
 from befa.paths import Layout
 from befa.report import contents, rendering, results
 from befa.report.experiment import Experiment
+from befa.report.values import REPRO
 from pipelines import provenance
 from pipelines.provenance import Provenance
 
@@ -19,11 +23,14 @@ def run(layout: Layout) -> None:
     with provenance.read() as graph:
         experiment = gathered(layout, graph)
     found, pictures = contents.tables(experiment), contents.pictures(layout)
-    missing: dict[str, list[str]] = {}
-    for cell, state in experiment.states.items():
-        if state.status == "absent":
-            missing.setdefault(state.detail, []).append(cell)
-    rendering.write(layout.experiment, found, pictures, missing)
+    missing: dict[str, dict[str, None]] = {}  # by what comes first, in the order of the tables
+    for value in (value for table in found for value in table.values):
+        if value.state.status == "absent":
+            targets = dict.fromkeys(value.command.removeprefix(REPRO).split())
+            missing.setdefault(value.state.detail, {}).update(targets)
+        elif value.state.status == "unlisted":
+            missing.setdefault("not in the graph", {})[value.command] = None
+    rendering.write(layout.experiment, found, pictures, {first: list(cells) for first, cells in missing.items()})
     counts = Counter(state.status for state in experiment.states.values())
     log.info("%s", ", ".join(f"{count} cells {status}" for status, count in sorted(counts.items())))
     log.info("to look at: %s", layout.experiment / "report.html")
@@ -36,7 +43,25 @@ def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> E
     controls = frozenset(lists.get("controls") or {})
     states = {name: graph.state(provenance.evaluation(name, controls)) for name in cells}
     found = {name: results.read(layout, cell) for name, cell in cells.items()}
-    datasets = config.block(config.read_params(layout.params), "datasets")
+    params = config.read_params(layout.params)
+    datasets = config.block(params, "datasets")
     certificates = {dataset: layout.filtered(dataset) / "stats.json" for dataset in datasets}
-    sizes = {dataset: tables.read_json(path) for dataset, path in certificates.items() if path.exists()}
-    return Experiment(cells, controls, {name: result for name, result in found.items() if result}, states, sizes)
+    return Experiment(
+        cells=cells,
+        controls=controls,
+        results={name: result for name, result in found.items() if result},
+        states=states,
+        sizes={dataset: tables.read_json(path) for dataset, path in certificates.items() if path.exists()},
+        filtered={dataset: graph.state(f"filter@{dataset}") for dataset in datasets},
+        tuned=_tuned(params, cells.values()),
+    )
+
+
+def _tuned(params: Mapping[str, Any], cells: Iterable[Listed]) -> dict[str, str]:
+    """What tuning chose, in words, by cell."""
+    found = {}
+    for cell in cells:
+        chosen = Settings(params, cell.dataset, cell.encoder, cell.model, cell.adapter).tuned
+        parts = asdict(chosen).values()
+        found[cell.name] = ", ".join(f"{key} {value}" for part in parts for key, value in part.items())
+    return {name: text for name, text in found.items() if text}

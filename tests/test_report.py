@@ -1,0 +1,188 @@
+"""The tables of the experiment on made-up results: numbers, states, commands, and the three ways to write them."""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from befa import significance
+from befa.cells import LEADERS, Listed
+from befa.report import contents, rendering
+from befa.report.experiment import HOSTS, METRICS, Experiment
+from befa.report.paper_tables import parameters
+from befa.report.results import Result, State
+from befa.rng import numpy_stream
+
+ADAPTERS = ("none", "befa", "lora", "soft_prompt", "constant_gate")
+USERS = [f"user{number}" for number in range(120)]
+CURRENT = State("current")
+
+
+@dataclass(frozen=True)
+class Made(Result):
+    """A result whose users are in memory."""
+
+    table: pa.Table = None
+
+    def per_user(self):
+        return self.table
+
+
+def result(rng, mean, users=USERS, seeds=(1, 2, 3)):
+    columns = {"seed": np.repeat(seeds, len(users)), "user": users * len(seeds), "positives": [2] * 3 * len(users)}
+    columns |= {metric: rng.binomial(2, mean, 3 * len(users)) / 2 for metric in METRICS}
+    test = {metric: float(columns[metric].mean()) for metric in METRICS}
+    deviation = {"test": dict.fromkeys(METRICS, 0.001)}
+    metrics = {"test": test, "deviation": deviation, "seeds": dict.fromkeys(map(str, seeds))}
+    return Made(metrics, None, 1000, 0.5, "cpu, 1 thread", pa.table(columns))
+
+
+def experiment(dataset="hm", encoder="clip", adapters=ADAPTERS, absent=(), **states):
+    """All hosts with all adapters; BeFA's users do better. `states` by "model_adapter"."""
+    rng, cells, results, found = np.random.default_rng(1), {}, {}, {}
+    for model in HOSTS:
+        for adapter in adapters:
+            cell = Listed(dataset=dataset, encoder=encoder, model=model, adapter=adapter)
+            cells[cell.name], found[cell.name] = cell, states.get(f"{model}_{adapter}", CURRENT)
+            if adapter in absent:
+                found[cell.name] = State("absent", f"download@{dataset}")
+            else:
+                results[cell.name] = result(rng, 0.2 + 0.2 * (adapter == "befa"))
+    controls = frozenset(name for name, cell in cells.items() if cell.adapter in LEADERS)
+    return Experiment(cells, controls, results, found, sizes={}, filtered={})
+
+
+def figures(made):
+    return {value.name: value for table in contents.tables(made) for value in table.values}
+
+
+@pytest.fixture(scope="module")
+def made():
+    return experiment()
+
+
+@pytest.fixture(scope="module")
+def found(made):
+    return figures(made)
+
+
+def test_every_figure_has_a_name_of_its_own(made):
+    names = Counter(value.name for table in contents.tables(made) for value in table.values)
+    assert names.most_common(1)[0][1] == 1
+
+
+def test_a_cell_stands_beside_what_the_paper_prints(made, found):
+    value = found["table2/hm/clip/bm3+befa/recall@20"]
+    assert value.ours == made.results["hm-clip-bm3-befa"].mean("recall@20")
+    assert (value.published, value.source) == (0.0391, "arXiv 2406.00323, Table 2")
+    assert value.difference == pytest.approx(value.ours / 0.0391 - 1)
+    assert (value.command, value.seeds) == ("dvc repro evaluate@hm-clip-bm3-befa", 3)
+    assert found["controls/hm/clip/bm3+constant_gate/recall@20/gain"].command == (
+        "dvc repro evaluate@hm-clip-bm3-none evaluate_control@hm-clip-bm3-constant_gate"
+    )
+
+
+def test_stars_are_holms_over_the_whole_table(made, found):
+    pairs = [(model, metric) for model in HOSTS for metric in METRICS]
+    per_user = {name: result.per_user() for name, result in made.results.items()}
+    p_values = [
+        significance.compare(
+            per_user[f"hm-clip-{model}-none"], per_user[f"hm-clip-{model}-befa"], metric, rng=numpy_stream(1, "x")
+        ).over_users.t
+        for model, metric in pairs
+    ]
+    for (model, metric), p in zip(pairs, significance.holm(p_values), strict=True):
+        assert found[f"table2/hm/clip/{model}+befa/{metric}/gain"].stars == significance.stars(p)
+
+
+def test_a_mean_gain_and_the_best_of_the_others_are_what_they_say(made, found):
+    mean = {name: result.mean("ndcg@10") for name, result in made.results.items()}
+    gains = [mean[f"hm-clip-{model}-befa"] / mean[f"hm-clip-{model}-none"] - 1 for model in HOSTS]
+    assert found["table2/hm/clip/mean/ndcg@10/gain"].ours == pytest.approx(np.mean(gains))
+    best = max(mean[f"hm-clip-mgcn-{adapter}"] for adapter in ("none", "lora", "soft_prompt"))
+    over = found["table3/hm/clip/mgcn+befa/ndcg@10/over-best"]
+    assert over.ours == pytest.approx(mean["hm-clip-mgcn-befa"] / best - 1)
+    assert over.published == pytest.approx(0.0225 / 0.0207 - 1)
+
+
+def test_what_is_made_of_a_stale_cell_is_stale():
+    stale = State("stale", "befa/losses.py modified")
+    found = figures(experiment(bm3_none=stale, freedom_lora=stale))
+    assert found["table2/hm/clip/bm3+befa/recall@20"].state == CURRENT
+    for name in ("table2/hm/clip/bm3+befa/recall@20/gain", "table2/hm/clip/mean/recall@20/gain",
+                 "table3/hm/clip/freedom+befa/recall@20/over-best", "significance/hm/clip/bm3+befa/gain"):  # fmt: skip
+        assert found[name].state == stale, name
+
+
+def test_cells_that_are_not_there_say_what_is_missing():
+    found = figures(experiment(absent=("befa",)))
+    value = found["table2/hm/clip/bm3+befa/recall@20/gain"]
+    assert (value.ours, value.shown) == (None, "–")
+    assert value.state == State("absent", "download@hm")
+    unlisted = found["controls/hm/clip/bm3+shuffled_features/recall@20/gain"]
+    assert unlisted.state.status == "unlisted"
+    assert unlisted.command == "python -m pipelines add-cells hm clip --model bm3 --adapter shuffled_features"
+
+
+def test_results_of_other_users_are_not_compared_and_do_not_end_the_report():
+    made = experiment()
+    made.results["hm-clip-bm3-none"] = result(np.random.default_rng(2), 0.2, [f"other{n}" for n in range(120)])
+    found = figures(made)
+    value = found["table2/hm/clip/bm3+befa/recall@20/gain"]
+    assert value.ours is None
+    assert value.state.status == "stale"
+    assert "not the same users" in value.state.detail
+    assert "significance/hm/clip/bm3+befa/gain" not in found
+
+
+@pytest.mark.parametrize(("dataset", "encoder"), [("shop", "clip"), ("shop", "clip_small"), ("tmall", "imagebind")])
+def test_a_dataset_and_an_encoder_that_the_paper_does_not_have(dataset, encoder):
+    tables = contents.tables(experiment(dataset, encoder))
+    named = {value.name: value for table in tables for value in table.values}
+    value = named[f"table4/{dataset}/{encoder}/bm3+befa/parameters"]
+    assert (value.ours, value.published) == (1000, None)
+    assert all(len(row.values) == len(table.columns) for table in tables for row in table.rows)
+
+
+def test_an_encoder_without_befas_cells_has_no_table_2():
+    keys = [table.key for table in contents.tables(experiment(adapters=("none", "lora")))]
+    assert "table2-clip" not in keys
+    assert "table3-clip" in keys
+
+
+def test_tuned_and_untuned_are_told_apart():
+    made = replace(experiment(), tuned={"hm-clip-bm3-befa": "learning_rate 0.005"})
+    found = figures(made)
+    assert found["table2/hm/clip/bm3+befa/recall@20"].remark == "tuned: learning_rate 0.005"
+    assert found["table2/hm/clip/bm3+befa/recall@20/gain"].remark == "only one of the two is tuned"
+
+
+@pytest.mark.parametrize(("adapter", "count"), [("none", 9_447_104), ("lora", 9_451_200), ("befa", 9_644_864)])
+def test_the_count_at_the_papers_sizes(adapter, count):
+    assert parameters("tmall", adapter) == count
+
+
+def test_the_report_is_written_in_three_ways_and_as_a_table(tmp_path):
+    made = experiment(absent=("lora",), bm3_none=State("stale", "a & b <c>"))
+    tables = contents.tables(made)
+    for folder in ("one", "two"):
+        rendering.write(tmp_path / folder, tables, [], {"download@hm": ["evaluate@hm-clip-bm3-lora"]})
+    names = ("report.html", "report.md", "report.tex", "figures.csv")
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+    html, markdown, latex = ((tmp_path / "one" / name).read_text() for name in names[:3])
+    with (tmp_path / "one/figures.csv").open() as file:
+        rows = {row["figure"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {value.name for table in tables for value in table.values}
+    shown = rows["table2/hm/clip/bm3+befa/recall@20"]["shown"]
+    for text in (html, markdown):
+        assert shown in text
+        assert "download@hm" in text
+    assert shown.replace("±", r"$\pm$") in latex
+    assert "a &amp; b &lt;c&gt;" in html
+    assert "a & b <c>" not in html
+    assert html.count("<tr") == html.count("</tr>")
+    assert r"$^\dagger$" in latex
+    assert "†" in markdown
