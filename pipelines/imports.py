@@ -86,6 +86,7 @@ def _stem(path: str) -> str:
     return Path(path).parent.name if path.endswith("/__init__.py") else Path(path).stem
 
 
+@cache
 def _only_documents(file: str) -> bool:
     """A folder's __init__.py that holds a docstring alone changes nothing."""
     return all(isinstance(node, ast.Expr) for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body)

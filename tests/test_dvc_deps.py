@@ -1,6 +1,7 @@
 """Nothing a stage imports escapes its deps: DVC reruns nothing when code outside them changes."""
 
 import ast
+from functools import cache
 
 import pytest
 from dvc.repo import Repo
@@ -26,21 +27,22 @@ BESIDE = {
 """Adapters that a stage uses beside that of its name."""
 
 
+PARAMS = config.read_params(ROOT / "params.yaml")
 ALWAYS = {"report"}
 """Stages that DVC runs whenever they are asked for."""
 
 
+@cache
 def stages():
     return {stage.addressing: stage for stage in Repo(str(ROOT)).index.stages if stage.addressing not in ALWAYS}
 
 
 def members(arguments):
     """The registry members that a stage's command line picks; a member's file has its name."""
-    params = config.read_params(ROOT / "params.yaml")
     chosen = dict(zip(("dataset", "encoder", "model", "adapter"), arguments, strict=False))
     for axis in ("dataset", "encoder"):
         if axis in chosen:
-            chosen[axis] = params[f"{axis}s"][chosen[axis]]["kind"]
+            chosen[axis] = PARAMS[f"{axis}s"][chosen[axis]]["kind"]
     return chosen
 
 
@@ -60,11 +62,15 @@ def code(stage):
     declared = {dep.def_path for dep in stage.deps if dep.def_path.startswith(("befa", "pipelines"))}
     if command == "code":  # it hashes other stages' code, so it stands for that
         return closure("pipelines/stages/code.py", {}) | shared(*arguments), declared
-    file, chosen = f"pipelines/stages/{command}.py", members(arguments)
-    wanted = closure(file, {"adapter": "none", **chosen})
-    for beside in BESIDE.get(command, ()):
-        wanted |= closure(file, {**chosen, "adapter": beside})
-    return wanted, declared
+    return reached(command, **members(arguments)), declared
+
+
+@cache
+def reached(command, **chosen):
+    """The project's files that a stage's command runs with these members."""
+    file = f"pipelines/stages/{command}.py"
+    adapters = (*BESIDE.get(command, ()), chosen.get("adapter", "none"))
+    return frozenset().union(*(closure(file, {**chosen, "adapter": adapter}) for adapter in adapters))
 
 
 def test_no_stage_runs_code_outside_its_deps():
