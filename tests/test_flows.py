@@ -268,7 +268,7 @@ def test_ctrl_c_ends_a_flow_soon_although_a_terminal_ends_its_temporary_server_t
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1}, 100)
     os.killpg(flow.pid, signal.SIGINT)
     assert flow.wait(timeout=40) == 1  # Prefect's client by itself: 70 s, and a traceback in place of the error
-    assert INTERRUPTED in (project / "log").read_text().splitlines()
+    assert INTERRUPTED in (project / "log").read_text()  # Prefect may end the line before it without a newline
     assert processes_in(project) == []
 
 

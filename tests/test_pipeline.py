@@ -20,7 +20,10 @@ from pipelines.stages.train_befa import MODELS
 
 ROOT = Path(__file__).parent.parent
 
-OTHER_CELLS = r"(?m)^  (tmall|microlens|microlens_titles|hm-clip_small|hm-imagebind|hm-clip-[^b])\S*-\S+: .*\n"
+OTHER_CELLS = (
+    r"(?m)^  (tmall|microlens|microlens_titles|hm-clip_small|hm-imagebind|hm-clip-[^b])\S*-\S+: .*\n"
+    r"|^  demo-\S+-(lora|soft_prompt|learned_width|random_features|shuffled_features|none_fixed|befa_fixed): .*\n"
+)
 CODE = 5
 """Stages that hash the code of encoder, encode_images, encode_texts, train and evaluate."""
 
