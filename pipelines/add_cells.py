@@ -10,11 +10,9 @@ from befa.errors import lookup
 from befa.models import MODELS
 from befa.paths import Layout
 from pipelines.params_file import change
+from pipelines.stages.train_befa import MODELS as MODELS_OF_PAPER
 
 NAMES = ("dataset", "encoder", "model", "adapter")
-
-HOSTS = ("lattice", "bm3", "freedom", "mgcn")
-"""The paper's."""
 
 CONTROLS = tuple(LEADERS)
 
@@ -44,7 +42,7 @@ def add(
     lists = config.read_params(layout.cells)
     edits = _encoding(params, lists, dataset, encoder)
     tuned: dict[tuple[str, ...], Any] = {}
-    for model in models or HOSTS:
+    for model in models or MODELS_OF_PAPER:
         for adapter in dict.fromkeys([*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]):
             names = (dataset, encoder, model, adapter)
             Cell.from_params(params, *names)

@@ -2,9 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import os
-import random
-import signal
 import time
 
 import pytest
@@ -17,6 +14,7 @@ from befa.models import MODELS
 from befa.resuming import Saved, identity
 from befa.training import fit
 from pipelines.stages import train
+from tests.processes import killed_until_done
 from tests.small_project import NAMES, small_project
 from tests.test_training import small_cell, small_problem
 
@@ -56,16 +54,9 @@ def test_any_number_of_kills_changes_no_byte(tmp_path):
     process = trains(whole)
     process.join(120)
     assert process.exitcode == 0
-    killed, chance, kills = small_project(tmp_path / "killed", seeds=(1, 2), epochs=25), random.Random(0), 0
-    while True:
-        process = trains(killed, seconds=0.002)
-        process.join(60 if kills >= 12 else chance.uniform(0.05, 0.6))
-        if process.exitcode is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-    assert process.exitcode == 0
+    killed = small_project(tmp_path / "killed", seeds=(1, 2), epochs=25)
+    code, kills = killed_until_done(lambda: trains(killed, seconds=0.002), most=12, longest=0.6)
+    assert code == 0
     assert kills >= 3
     assert outputs(killed) == outputs(whole)
     assert {path.name for path in killed.run(*NAMES).iterdir()} == {*OUTPUTS, "timing.json"}

@@ -3,9 +3,6 @@
 import json
 import logging
 import multiprocessing
-import os
-import random
-import signal
 import time
 from dataclasses import asdict, replace
 
@@ -22,6 +19,7 @@ from befa.report.tuning import sentence
 from befa.search_space import size
 from befa.tuning import TuningConfig, Watch, search
 from pipelines.stages import tune
+from tests.processes import killed_until_done
 from tests.small_project import NAMES, small_project
 
 CELL, BASE = "small-made-bm3-befa", "small-made-bm3-none"
@@ -196,16 +194,9 @@ def tunes(layout, seconds):
 
 
 def test_any_number_of_kills_changes_no_byte(done, tmp_path):
-    layout, chance, kills = project(tmp_path), random.Random(0), 0
-    while True:
-        process = tunes(layout, seconds=0.005)
-        process.join(60 if kills >= 7 else chance.uniform(0.1, 0.6))
-        if process.exitcode is not None:
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-    assert process.exitcode == 0
+    layout = project(tmp_path)
+    code, kills = killed_until_done(lambda: tunes(layout, seconds=0.005), most=7, longest=0.6)
+    assert code == 0
     assert kills >= 3
     assert outputs(layout) == outputs(done[0])
 

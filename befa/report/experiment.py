@@ -10,6 +10,7 @@ from befa import significance
 from befa.cells import Listed, cell_name
 from befa.errors import DataError
 from befa.report import published
+from befa.report.befa_table import SHOWN
 from befa.report.results import Result, State
 from befa.report.values import Value, together
 from befa.rng import numpy_stream
@@ -17,7 +18,7 @@ from befa.significance import Comparison
 
 HOSTS = ("bm3", "lattice", "freedom", "mgcn")
 """In the order of the paper's tables."""
-METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+METRICS = SHOWN
 """The paper's."""
 NAMES = {
     "bm3": "BM3",
