@@ -89,8 +89,22 @@ def publish(outs: Iterable[str]) -> None:
             if fnmatch(out, pattern) and Path(out).exists():
                 # No link: a browser opens no file from a page of the web, and the worker may be another machine.
                 place = f"`{out}` in `{Path.cwd()}` on {socket.gethostname()}"
-                # The folders tell one output from its like: dataset, encoder.
-                show(key(Path(out).stem, *Path(out).parts[2:-1]), f"{markdown(Path(out))}\n\n{place}", out)
+                show(page(out), "\n\n".join([markdown(Path(out)), *links(out), place]), out)
+
+
+def page(out: str) -> str:
+    """The key of an output's page. The folders tell one output from its like: dataset, encoder."""
+    return key(Path(out).stem, *Path(out).parts[2:-1])
+
+
+def links(out: str) -> list[str]:
+    """From a dataset's table to the pages of what it was made of, as addresses within the UI; of other outputs none."""
+    if not fnmatch(out, "data/reports/*.md"):
+        return []
+    dataset = Path(out).parts[2]
+    sources = [Path("data/filtered", dataset, "stats.json"), *sorted(Path("data/features", dataset).glob("*/*.json"))]
+    made_of = [f"[{path.as_posix()}](/artifacts/key/{page(path.as_posix())})" for path in sources if path.exists()]
+    return [f"Made of: {', '.join(made_of)}"] if made_of else []
 
 
 @harmless

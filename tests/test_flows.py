@@ -410,6 +410,17 @@ def test_the_ui_gets_progress_certificate_and_coverage(project, server):
     assert "2 run: encode_images filter" in [page["description"] for page in pages]
 
 
+def test_a_result_table_leads_to_the_pages_of_what_it_was_made_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made_of = ["data/filtered/hm/stats.json", "data/features/hm/clip/image.coverage.json"]
+    for out in (*made_of, "data/features/demo/clip/image.coverage.json"):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).touch()
+    [line] = artifacts.links("data/reports/hm/befa.md")
+    assert line == "Made of: " + ", ".join(f"[{out}](/artifacts/key/{artifacts.page(out)})" for out in made_of)
+    assert artifacts.links(made_of[0]) == []
+
+
 @pytest.mark.parametrize(
     ("line", "percent"),
     [
