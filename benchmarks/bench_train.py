@@ -102,6 +102,7 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     import torch
 
     from befa.adapters import ADAPTERS
+    from befa.devices import keep_freed_memory
     from befa.metrics import Interactions
     from befa.models import MODELS
     from befa.rng import stream
@@ -113,6 +114,8 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     torch.use_deterministic_algorithms(way == "befa")
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(1)
+    if way == "befa":
+        keep_freed_memory()
     problem, valid = generated(large)
     given = peak()
     kind, make, start = MODELS[name], ADAPTERS[adapter], clock()

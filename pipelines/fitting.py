@@ -11,6 +11,7 @@ from torch import nn
 
 from befa import checkpoints, resuming, splits
 from befa.cells import Cell, build, load_problem
+from befa.devices import keep_freed_memory
 from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
@@ -36,6 +37,7 @@ class Trained:
 def deterministic(threads: int) -> None:
     """From here on this process trains with `threads` CPU threads, and to the same bits each time."""
     torch.set_num_threads(threads)
+    keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
     torch.use_deterministic_algorithms(True)
     # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
