@@ -18,7 +18,8 @@ def faults():
 
 def steps(n):
     for _ in range(n):
-        gradients = [torch.zeros(n) for n in (9_000_000, 3_000_000, 9_000_000)]  # 36 MB: more than glibc keeps by itself
+        # 36 MB: more than glibc keeps by itself.
+        gradients = [torch.zeros(n) for n in (9_000_000, 3_000_000, 9_000_000)]
 
 steps(30)
 before = faults()
