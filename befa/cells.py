@@ -14,7 +14,7 @@ from befa import config, splits, tables
 from befa.adapters import ADAPTERS
 from befa.config import configuration
 from befa.controls import controlled
-from befa.errors import DataError, lookup
+from befa.errors import ConfigError, DataError, lookup
 from befa.feature_store import ENCODED, GIVEN, FeatureStore
 from befa.models import MODELS
 from befa.paths import Layout
@@ -42,6 +42,7 @@ class OptimizerConfig:
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
+CELLS = "pipelines/cells.yaml"
 GROUPS = ("cells", "controls")
 """The blocks of pipelines/cells.yaml that list cells."""
 
@@ -110,6 +111,12 @@ def cell_name(dataset: str, encoder: str, model: str, adapter: str) -> str:
     return f"{dataset}-{encoder}-{model}-{adapter}"
 
 
+def training_stage(dataset: str, encoder: str, model: str, adapter: str) -> str:
+    """What to tell DVC to train a cell: `dvc repro <this>`."""
+    stage = "train_control" if adapter in LEADERS else "train"
+    return f"{stage}@{cell_name(dataset, encoder, model, adapter)}"
+
+
 def host_name(dataset: str, encoder: str, model: str) -> str:
     """What cells with the same model on the same features share."""
     return f"{dataset}-{encoder}-{model}"
@@ -120,9 +127,9 @@ def listed(lists: Mapping[str, Any]) -> dict[str, Listed]:
     found = {}
     for group in GROUPS:
         for name in lists.get(group) or {}:
-            cell = found[name] = config.load(lists, f"{group}.{name}", Listed)
+            cell = found[name] = config.load(lists, f"{group}.{name}", Listed, where=CELLS)
             if cell.name != name:
-                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where="cells.yaml", mend="rename it")
+                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where=CELLS, mend="rename it")
     return found
 
 

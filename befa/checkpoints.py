@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from befa import tables
-from befa.cells import Cell, build, load_problem
+from befa.cells import Cell, build, load_problem, training_stage
 from befa.errors import TrainingError
 from befa.paths import Layout
 from befa.problem import Problem
@@ -58,7 +58,7 @@ def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "
     problem = load_problem(layout, cell, seed, device)
     path = layout.checkpoint(folder, seed)
     state, about = read(path)
-    mend = f"run dvc repro train@{cell.dataset}-{cell.encoder}-{cell.model}-{cell.adapter}"
+    mend = f"run dvc repro {training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter)}"
     if about.get("data_sha256") != data_sha256(problem):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
     model = build(problem, cell, seed)

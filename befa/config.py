@@ -42,32 +42,36 @@ def read_params(path: Path) -> dict[str, Any]:
     return params
 
 
-def block(params: Mapping[str, Any], name: str) -> Any:
-    """The value at a dotted `name` ("datasets.hm.filter"). Raises ConfigError naming the first absent part."""
+def block(params: Mapping[str, Any], name: str, *, where: str = "params.yaml") -> Any:
+    """The value at a dotted `name` ("datasets.hm.filter"). Raises ConfigError naming the first absent part.
+
+    `where`: the file that `params` was read from.
+    """
     value: Any = params
     parts = name.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(value, Mapping) or part not in value:
             known = value if isinstance(value, Mapping) else ()
             above = ".".join(parts[:depth]) or "the top level"
-            raise ConfigError(f"no {part!r} under {above}", where="params.yaml", mend=nearest(part, map(str, known)))
+            raise ConfigError(f"no {part!r} under {above}", where=where, mend=nearest(part, map(str, known)))
         value = value[part]
     return value
 
 
-def load(params: Mapping[str, Any], name: str, cls: Any) -> Any:
+def load(params: Mapping[str, Any], name: str, cls: Any, *, where: str = "params.yaml") -> Any:
     """The value at a dotted `name` as a `cls`: a class made by `configuration`, or a plain type such as `str | None`.
 
-    Raises ConfigError that names the key, what is wrong with it, and the nearest known key.
+    `where`: the file that `params` was read from. Raises ConfigError that names it, the key, what is wrong with that,
+    and the nearest known key.
     """
-    value = block(params, name)
+    value = block(params, name, where=where)
     try:
         # Through JSON: pydantic's strict mode then still lets a list be a tuple and a string be a date.
         # An empty block (`network:` with nothing below) is one of defaults, where a block is wanted.
         value = {} if value is None and is_dataclass(cls) else value
         return TypeAdapter(cls).validate_json(json.dumps(value, default=str))
     except ValidationError as error:
-        raise ConfigError(_describe(name, error), where="params.yaml", mend=_mend(cls, error)) from None
+        raise ConfigError(_describe(name, error), where=where, mend=_mend(cls, error)) from None
 
 
 def _first(error: ValidationError) -> dict[str, Any]:

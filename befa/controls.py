@@ -7,7 +7,7 @@ from befa.adapters.base import FeatureUse
 
 
 def controlled(
-    values_Ic: Float[np.ndarray, "I c"], present_I: Bool[np.ndarray, "I"], use: FeatureUse, *, rng: np.random.Generator
+    values_Ic: Float[np.ndarray, "I c"], present_I: Bool[np.ndarray, " I"], use: FeatureUse, *, rng: np.random.Generator
 ) -> Float[np.ndarray, "I c"]:
     """One modality's features as an adapter of that `FeatureUse` is given them; absent rows stay as they are.
 

@@ -14,22 +14,22 @@ METRICS = ("recall", "ndcg", "precision", "map")
 class Interactions:
     """Pairs in rows by user (CSR): the items of user u are `items_E[offsets[u]:offsets[u + 1]]`, ascending."""
 
-    offsets: Int[np.ndarray, "users_and_one"]
-    items_E: Int[np.ndarray, "E"]
+    offsets: Int[np.ndarray, " users_and_one"]
+    items_E: Int[np.ndarray, " E"]
 
     @classmethod
-    def of(cls, users_E: Int[np.ndarray, "E"], items_E: Int[np.ndarray, "E"], n_users: int) -> "Interactions":
+    def of(cls, users_E: Int[np.ndarray, " E"], items_E: Int[np.ndarray, " E"], n_users: int) -> "Interactions":
         """From parallel arrays of dense ids, in any order."""
         order = np.lexsort((items_E, users_E))
         counts = np.bincount(users_E, minlength=n_users)
         return cls(np.concatenate([[0], np.cumsum(counts)]), items_E[order])
 
     @property
-    def counts(self) -> Int[np.ndarray, "U"]:
+    def counts(self) -> Int[np.ndarray, " U"]:
         """Number of items of each user."""
         return np.diff(self.offsets)
 
-    def rows(self, users_B: Int[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "pairs"], Int[np.ndarray, "pairs"]]:
+    def rows(self, users_B: Int[np.ndarray, " B"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
         """The pairs of some users, as (position in `users_B`, item)."""
         counts_B = self.counts[users_B]
         row = np.repeat(np.arange(len(users_B)), counts_B)
@@ -39,10 +39,10 @@ class Interactions:
 
 def metrics_per_user(
     top_BK: Int[np.ndarray, "B K"],
-    users_B: Int[np.ndarray, "B"],
+    users_B: Int[np.ndarray, " B"],
     positives: Interactions,
     cutoffs: Sequence[int] = CUTOFFS,
-) -> dict[str, Float[np.ndarray, "B"]]:
+) -> dict[str, Float[np.ndarray, " B"]]:
     """Recall, NDCG, Precision and MAP in [0, 1] per user and cutoff ("recall@20"), in float64.
 
     With hit_k = 1 when the item at rank k is a positive, and n positives of the user:
@@ -71,7 +71,7 @@ def metrics_per_user(
     return result
 
 
-def means(per_user: Mapping[str, Float[np.ndarray, "B"]]) -> dict[str, float]:
+def means(per_user: Mapping[str, Float[np.ndarray, " B"]]) -> dict[str, float]:
     """Means over users, as Python floats."""
     return {name: float(values.mean()) for name, values in per_user.items()}
 

@@ -23,7 +23,7 @@ class Content:
     """
 
     values_Ic: Float[Tensor, "I c"]
-    present_I: Bool[Tensor, "I"]
+    present_I: Bool[Tensor, " I"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Problem:
 
     n_users: int
     n_items: int
-    users_E: Int[Tensor, "E"]
+    users_E: Int[Tensor, " E"]
     """Users of the training interactions, int64 in [0, n_users)."""
-    items_E: Int[Tensor, "E"]
+    items_E: Int[Tensor, " E"]
     """Items of the training interactions, int64 in [0, n_items); pairs are unique and sorted by user, then item."""
     contents: Mapping[str, Content] = field(default_factory=dict)
     """By modality name ("image", "text"), in a fixed order; any number of them."""
@@ -44,9 +44,9 @@ class Problem:
 class Batch:
     """One training step: positives and one sampled negative each."""
 
-    users_B: Int[Tensor, "B"]
-    positives_B: Int[Tensor, "B"]
-    negatives_B: Int[Tensor, "B"]
+    users_B: Int[Tensor, " B"]
+    positives_B: Int[Tensor, " B"]
+    negatives_B: Int[Tensor, " B"]
     starts_epoch: bool = False
     """True for the first batch of an epoch, when models with per-epoch state (LATTICE, FREEDOM) renew it."""
 
@@ -73,6 +73,6 @@ class ScoringRecommender(Protocol):
         """As in `Recommender`; a model without parameters is never asked."""
         ...
 
-    def scores(self, users_B: Int[Tensor, "B"]) -> Float[Tensor, "B I"]:
+    def scores(self, users_B: Int[Tensor, " B"]) -> Float[Tensor, "B I"]:
         """Current scores of all items for some users, a tensor of the caller's own. No dropout, no gradient."""
         ...

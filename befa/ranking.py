@@ -49,7 +49,7 @@ def products(user_vectors: Float[Tensor, "U k"], item_vectors: Float[Tensor, "I 
 def rank(
     score: Scorer,
     n_items: int,
-    users_B: Int[np.ndarray, "B"],
+    users_B: Int[np.ndarray, " B"],
     masked: Sequence[Interactions],
     k: int = max(CUTOFFS),
 ) -> Int[np.ndarray, "B K"]:

@@ -216,7 +216,7 @@ def _percentiles(drawn: np.ndarray) -> Interval:
     return float(low), float(high)
 
 
-def _tests(difference_n: Float[np.ndarray, "n"]) -> PValues:
+def _tests(difference_n: Float[np.ndarray, " n"]) -> PValues:
     """Of paired differences."""
     rounded = difference_n.round(DIGITS)
     if len(rounded) < 2:

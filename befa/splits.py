@@ -51,14 +51,14 @@ def split(interactions: pa.Table, config: SplitConfig) -> pa.Table:
     return pa.table({"user_index": table["user_index"], "item_index": table["item_index"], "split": parts})
 
 
-def read(path: Path, part: Part) -> tuple[Int[np.ndarray, "E"], Int[np.ndarray, "E"]]:
+def read(path: Path, part: Part) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
     """Users and items (dense ids) of one part, sorted by user, then item."""
     table = tables.read_table(path, ["user_index", "item_index", "split"])
     table = table.filter(pc.equal(table["split"].cast(pa.string()), part))
     return table["user_index"].to_numpy().astype(np.int64), table["item_index"].to_numpy().astype(np.int64)
 
 
-def _held_out(size_E: Int[np.ndarray, "E"], config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
+def _held_out(size_E: Int[np.ndarray, " E"], config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of test and validation interactions of each row's user."""
     if config.rule == "mmrec":
         held_E = np.where(size_E < 10, 2, size_E * 2 // 10)
@@ -71,14 +71,14 @@ def _held_out(size_E: Int[np.ndarray, "E"], config: SplitConfig) -> tuple[np.nda
     return test_E * enough, valid_E * enough
 
 
-def _rank_within(user_E: np.ndarray, key_E: np.ndarray) -> tuple[Int[np.ndarray, "E"], Int[np.ndarray, "E"]]:
+def _rank_within(user_E: np.ndarray, key_E: np.ndarray) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
     """Place of each row among its user's rows ordered by key, and how many rows that user has; rows sorted by user."""
     _, start, size = np.unique(user_E, return_index=True, return_counts=True)
     order = np.lexsort((np.arange(len(user_E)), key_E, user_E))
     return _rank(order) - np.repeat(start, size), np.repeat(size, size)
 
 
-def _rank(order: np.ndarray) -> Int[np.ndarray, "E"]:
+def _rank(order: np.ndarray) -> Int[np.ndarray, " E"]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order))
     return rank

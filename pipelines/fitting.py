@@ -32,6 +32,10 @@ class Trained:
     data_sha256: str
     """Of the problem (see befa/checkpoints.py)."""
     fitted: Fitted
+    seconds: float
+    """Of wall time, of the epochs that were trained here, their validation included."""
+    epochs: int
+    """How many these are: fewer than the history has where an earlier process trained some of them."""
 
 
 def deterministic(threads: int) -> None:
@@ -55,17 +59,21 @@ def trained(
     problem = load_problem(layout, cell, seed, device)
     valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
     data_sha256 = checkpoints.data_sha256(problem)
-    monitor, start = cell.training.monitor, time.monotonic()
+    monitor, start, here = cell.training.monitor, time.monotonic(), 0
     with progress(f"{what} seed {seed} epochs") as report:
 
         def on_epoch(row: Row, best: Row, end: int) -> None:
+            nonlocal here
+            here += 1
             # The total is a forecast: training ends there unless a better epoch comes first.
             report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
 
         model = build(problem, cell, seed)
         kept = saved(resuming.identity(data_sha256, valid, cell, seed, device))
+        fitting = time.monotonic()
         fitted = fit(model, problem, valid, cell, seed, on_epoch, kept)
+        seconds = time.monotonic() - fitting
     best, epochs = fitted.history[fitted.best_epoch][monitor], len(fitted.history)
     told = f"{what} seed {seed}, best epoch {fitted.best_epoch} of {epochs}: {monitor} {best:.4f}"
     log.info("%s (%.1f s)", told, time.monotonic() - start)
-    return Trained(model, problem, data_sha256, fitted)
+    return Trained(model, problem, data_sha256, fitted, seconds, here)

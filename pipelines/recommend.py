@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from befa import config, tables
-from befa.cells import Cell
+from befa.cells import Cell, training_stage
 from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
 from befa.recommendation import SCHEMA, Trained
@@ -44,7 +44,7 @@ def folder_of(layout: Layout, run: Path | None, names: Mapping[str, str | None])
             mend = f"name a folder such as {layout.run('<dataset>', '<encoder>', '<model>', '<adapter>')}"
             raise DataError("no trained run", where=folder, mend=mend)
         Cell.from_params(config.read_params(layout.params), *parts)  # a misspelt name is told first
-        raise DataError("no trained run", where=folder, mend=f"run dvc repro train@{'-'.join(parts)}")
+        raise DataError("no trained run", where=folder, mend=f"run dvc repro {training_stage(*parts)}")
     return folder
 
 

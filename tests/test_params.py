@@ -4,10 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, OptimizerConfig, TrainingConfig, host_name, listed
+from befa.cells import Cell, OptimizerConfig, TrainingConfig, host_name, listed, training_stage
+from befa.errors import ConfigError
 from befa.models import MODELS
 from befa.sources.base import DatasetConfig
 
@@ -28,6 +30,29 @@ def test_every_listed_cell_is_one_of_the_configured():
     for cell in listed(LISTS).values():
         assert Cell.from_params(PARAMS, cell.dataset, cell.encoder, cell.model, cell.adapter)
         assert (cell.dataset, cell.encoder) in known, cell.name
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ({"dataset": "demo", "encoder": "clip", "model": "bm3"}, "missing key 'cells.demo-clip-bm3-none.adapter'"),
+        (
+            {"dataset": "demo", "encoder": "clip", "model": "bm3", "adapter": "lora"},
+            "cells.demo-clip-bm3-none is a line of demo-clip-bm3-lora",
+        ),
+    ],
+)
+def test_a_wrong_line_names_the_file_that_it_stands_in(line, error):
+    with pytest.raises(ConfigError, match=f"{error} in pipelines/cells.yaml"):
+        listed({"cells": {"demo-clip-bm3-none": line}})
+
+
+def test_the_stage_that_trains_a_cell_is_in_the_graph():
+    graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    for cell in listed(LISTS).values():
+        stage, name = training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter).split("@")
+        lists = graph[stage]["foreach"].removeprefix("${").removesuffix("}")
+        assert name in LISTS[lists]
 
 
 def test_every_host_has_a_line_for_what_is_tuned():

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from befa import checkpoints, resuming
+from befa import checkpoints, resuming, tables
 from befa.cells import TrainingConfig, build
 from befa.errors import TrainingError
 from befa.models import MODELS
@@ -60,6 +60,21 @@ def test_any_number_of_kills_changes_no_byte(tmp_path):
     assert kills >= 3
     assert outputs(killed) == outputs(whole)
     assert {path.name for path in killed.run(*NAMES).iterdir()} == {*OUTPUTS, "timing.json"}
+
+
+def test_the_time_of_an_epoch_is_that_of_epochs_trained_here(tmp_path):
+    """A training that was taken up at its end, or near it, would else seem to take next to nothing an epoch."""
+    layout = small_project(tmp_path, seeds=(1, 2), epochs=6)
+    saved = layout.training(layout.run(*NAMES))
+    train.run(*NAMES, layout)
+    first = tables.read_json(layout.run(*NAMES) / "timing.json")
+    assert first["epochs"] == 12
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_tidy", lambda *_: None)
+        train.run(*NAMES, layout)
+    (saved / "2.safetensors").unlink()
+    train.run(*NAMES, layout)
+    assert tables.read_json(layout.run(*NAMES) / "timing.json")["epochs"] == 6
 
 
 class KilledError(Exception):

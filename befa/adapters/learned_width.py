@@ -64,7 +64,7 @@ class LearnedWidth(nn.Module):
         self.theta = nn.Parameter(torch.logit(torch.tensor(min(config.start / config.widest, 0.99))))
 
     @property
-    def open_j(self) -> Float[Tensor, "inner"]:
+    def open_j(self) -> Float[Tensor, " inner"]:
         """How far each hidden unit is open, in (0, 1)."""
         inner = self.filter.in_features
         places_j = torch.arange(inner, device=self.theta.device) + 0.5

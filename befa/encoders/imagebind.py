@@ -113,7 +113,7 @@ class ImageBindEncoder:
         """Image vectors, of length one, on the CPU, of pictures as `preprocess` or as `pixels` gives them."""
         return self._towers.encode_images(pixels_B3HW)
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B"], Bool[Tensor, "B"]]:
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Token ids padded with zeros to the context, how many of them are tokens, and which texts were cut."""
         return self._towers.tokenize(texts)
 

@@ -120,7 +120,7 @@ class OpenClipEncoder:
                 pixels_B3HW = self._normalised(pixels_B3HW)
             return self._finish(self.model.encode_image(pixels_B3HW))
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B"], Bool[Tensor, "B"]]:
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Token ids padded with zeros to the context, how many of them are tokens, and which texts were cut.
 
         The start and the end token count; the end token of a text that was cut is its last.

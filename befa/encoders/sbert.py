@@ -156,7 +156,7 @@ class SbertEncoder:
         """Raises EncoderError: there is no image tower."""
         _no_pictures()
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, "B"], Bool[Tensor, "B"]]:
+    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
         """Token ids padded with -1 to `max_tokens`, how many of them are tokens, and which texts were cut.
 
         The start and the end token count; the end token of a text that was cut is its last.

@@ -109,7 +109,7 @@ def distributions(recommender: nn.Module, problem: Problem, cfg: DistributionCon
     return found
 
 
-def unit(x_Id: Float[np.ndarray, "I d"], present_I: Bool[np.ndarray, "I"], what: str) -> Float[np.ndarray, "I d"]:
+def unit(x_Id: Float[np.ndarray, "I d"], present_I: Bool[np.ndarray, " I"], what: str) -> Float[np.ndarray, "I d"]:
     """Rows at length 1, in float64; absent ones are 0. Raises DataError for a present one without a direction."""
     length_I = np.linalg.norm(x_Id.astype(np.float64), axis=1)
     without = present_I & ~((length_I > 0) & np.isfinite(length_I))
@@ -131,9 +131,9 @@ def alignment(x_nd: Float[np.ndarray, "n d"], positive_nd: Float[np.ndarray, "n 
 
 def alignment_in_baskets(
     x_Id: Float[np.ndarray, "I d"],
-    present_I: Bool[np.ndarray, "I"],
-    users_E: Int[np.ndarray, "E"],
-    items_E: Int[np.ndarray, "E"],
+    present_I: Bool[np.ndarray, " I"],
+    users_E: Int[np.ndarray, " E"],
+    items_E: Int[np.ndarray, " E"],
     n_users: int,
 ) -> tuple[float | None, int]:
     """`Measures.alignment_in_baskets` and `.users`, from unit rows and interactions; absent items are left out.
@@ -168,7 +168,7 @@ def on_circle(x_nd: Float[np.ndarray, "n d"], cfg: DistributionConfig) -> Float[
     return around_n2 / np.linalg.norm(around_n2, axis=1, keepdims=True)
 
 
-def angle_density(circle_n2: Float[np.ndarray, "n 2"], at_k: Float[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
+def angle_density(circle_n2: Float[np.ndarray, "n 2"], at_k: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     """Density of the points' angles at angles `at_k` in [-pi, pi], per radian: Gaussian, and round the circle."""
     angle_n = np.arctan2(circle_n2[:, 1], circle_n2[:, 0])
     around = np.concatenate([angle_n - 2 * np.pi, angle_n, angle_n + 2 * np.pi])

@@ -110,8 +110,8 @@ def table_4(experiment: Experiment, encoder: str) -> Table:
         rows.append(Row(_label("bm3", adapter), tuple(values), last=True))
     columns = ("parameters", "s/epoch", *["at the paper's sizes"] * of_paper)
     note = (
-        "Feature tables that are trained count as parameters. Seconds are of wall time, with loading and validation, "
-        "of trainings that were not interrupted, where the cell was trained; the paper's are of one RTX 4090. At the "
+        "Feature tables that are trained count as parameters. Seconds are of wall time, with validation, "
+        "where the cell was trained, beside whatever else ran there; the paper's are of one RTX 4090. At the "
         "paper's sizes: the model is built, not trained, for as many users and items and two modalities of 512; the "
         "paper prints millions with two decimals."
     )

@@ -38,7 +38,8 @@ class Result:
     parameters: int | None
     """Numbers that training changed; None where the checkpoints are not here."""
     seconds: float | None
-    """Of wall time per epoch, validation included; None where no timing was kept (it is no artifact)."""
+    """Of wall time per epoch, validation included; None where no timing was kept (it is no artifact), or no epoch was
+    left to the process that kept it."""
     machine: str
     """What that was measured on."""
 
@@ -71,7 +72,7 @@ def read(layout: Layout, cell: Listed) -> Result | None:
         metrics=tables.read_json(folder / "metrics.json"),
         folder=folder,
         parameters=_parameters(sorted(layout.checkpoint(folder, 0).parent.glob("*.safetensors"))),
-        seconds=about["seconds"] / about["epochs"] if about else None,
+        seconds=about["seconds"] / about["epochs"] if about.get("epochs") else None,
         machine=f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}" if about else "",
     )
 

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-import time
 from pathlib import Path
 
 import torch
@@ -11,8 +10,8 @@ from befa import checkpoints, config, tables
 from befa.cells import Cell
 from befa.paths import Layout
 from befa.resuming import Saved
-from befa.training import Fitted, Row
-from pipelines.fitting import deterministic, trained
+from befa.training import Row
+from pipelines.fitting import Trained, deterministic, trained
 
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
@@ -23,19 +22,19 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     cell = Cell.from_params(config.read_params(layout.params), dataset, encoder, model, adapter)
     into = layout.run(dataset, encoder, model, adapter)
     deterministic(cell.training.threads)
-    start = time.monotonic()
-    found = {seed: _fitted(layout, into, cell, seed, device) for seed in cell.training.seeds}
+    found = {seed: _trained(layout, into, cell, seed, device) for seed in cell.training.seeds}
     (into / "config.json").unlink(missing_ok=True)  # never beside checkpoints of another configuration
-    for seed, (fitted, about) in found.items():
-        checkpoints.write(layout.checkpoint(into, seed), fitted.state, about)
-    history = [{"seed": seed, **row} for seed, (fitted, _) in found.items() for row in fitted.history]
+    for seed, one in found.items():
+        about = {"seed": seed, "data_sha256": one.data_sha256}
+        checkpoints.write(layout.checkpoint(into, seed), one.fitted.state, about)
+    history = [{"seed": seed, **row} for seed, one in found.items() for row in one.fitted.history]
     _write_history(into / "history.csv", history)
     cell.write(into / "config.json")
     _tidy(layout, into, cell.training.seeds)
     # Not an output of the stage: it differs from run to run.
     timing = {
-        "seconds": time.monotonic() - start,
-        "epochs": len(history),
+        "seconds": sum(one.seconds for one in found.values()),
+        "epochs": sum(one.epochs for one in found.values()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device,
@@ -43,11 +42,9 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     tables.write_json(into / "timing.json", timing)
 
 
-def _fitted(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> tuple[Fitted, dict[str, object]]:
-    """One seed's training, and what its checkpoint says of itself."""
+def _trained(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> Trained:
     path = layout.training(into) / f"{seed}.safetensors"
-    found = trained(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
-    return found.fitted, {"seed": seed, "data_sha256": found.data_sha256}
+    return trained(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
 
 
 def _write_history(path: Path, history: list[Row]) -> None:

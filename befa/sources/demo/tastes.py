@@ -44,10 +44,10 @@ class Truth:
 
     items: list[str]
     users: list[str]
-    attributes: dict[str, Int[np.ndarray, "I"]]
+    attributes: dict[str, Int[np.ndarray, " I"]]
     """For each attribute the place of the item's value in LEVELS."""
     hidden_Ih: Float[np.ndarray, "I h"]
-    popularity_I: Float[np.ndarray, "I"]
+    popularity_I: Float[np.ndarray, " I"]
     """Log popularity, the same for every user."""
     tastes: dict[str, Float[np.ndarray, "U values"]]
     """Preference for each value of each attribute, and for each hidden direction; standard normal."""
@@ -60,7 +60,7 @@ class Truth:
         return total
 
 
-def make(n_users: int, n_items: int, *, seed: int, special: Int[np.ndarray, "special"]) -> Truth:
+def make(n_users: int, n_items: int, *, seed: int, special: Int[np.ndarray, " special"]) -> Truth:
     """Draws items and users. `special` items are popular, so that a k-core keeps what is odd about them."""
     rng = numpy_stream(seed, "demo", "items")
     attributes = {name: rng.integers(len(values), size=n_items) for name, values in LEVELS.items()}
@@ -82,7 +82,7 @@ def make(n_users: int, n_items: int, *, seed: int, special: Int[np.ndarray, "spe
 
 def choices(
     truth: Truth, *, mean: float, seed: int
-) -> tuple[Int[np.ndarray, "E"], Int[np.ndarray, "E"], Int[np.ndarray, "E"]]:
+) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
     """Users, items (places in `truth`) and times in seconds of all interactions, in the order of time.
 
     A user with n interactions takes the n items of the greatest utility plus Gumbel noise, which draws them without
