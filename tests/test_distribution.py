@@ -1,6 +1,7 @@
 """Content on the sphere: measures against naive loops and their laws, densities, the picture, and the stage."""
 
 import math
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -24,6 +25,7 @@ from befa.report.distribution import (
     angle_density,
     distributions,
     draw,
+    gate,
     on_circle,
     uniformity,
     unit,
@@ -101,6 +103,26 @@ def test_turning_the_sphere_changes_no_measure(seed):
     assert turned == pytest.approx(found)
     order = np.random.default_rng(seed).permutation(10)
     assert uniformity(x_nd[order]) == pytest.approx(uniformity(x_nd))
+
+
+def test_a_gate_is_found_in_what_it_made_of_the_ids():
+    rng = np.random.default_rng(8)
+    ids_nd, gate_nd = rng.normal(size=(50, 6)).astype(np.float32), rng.random((50, 6)).astype(np.float32)
+    ids_nd[3, 2] = 0
+    found = gate(gate_nd * ids_nd, ids_nd)
+    gate_nd[3, 2] = np.nan
+    assert found.mean == pytest.approx(np.nanmean(gate_nd), abs=1e-3)
+    assert found.over_items == pytest.approx(np.mean([np.nanstd(column) for column in gate_nd.T]), rel=1e-5)
+    assert found.over_channels == pytest.approx(np.std([np.nanmean(column) for column in gate_nd.T]), rel=1e-5)
+    assert gate(ids_nd + 0.1, ids_nd) is None
+
+
+@pytest.mark.parametrize(("adapter", "tells_apart"), [("constant_gate", False), ("befa", True), ("none", None)])
+def test_only_a_gate_that_sees_content_tells_items_apart(adapter, tells_apart):
+    problem, _ = small_problem()
+    recommender = build(problem, small_cell("bm3", adapter), 1)
+    found = distributions(recommender, problem, SMALL)["image"].measures.gate
+    assert (found is None) if tells_apart is None else (found.over_items > 1e-3) == tells_apart
 
 
 def test_rows_are_brought_to_length_one_and_absent_ones_to_nothing():
@@ -217,10 +239,12 @@ def test_the_stage_writes_measures_and_picture_with_the_same_bytes_again(made):
         folder = made.run("small", "made", "bm3", adapter)
         recommender, problem = trained(made, folder, Cell.read(folder / "config.json"), 1)
         wanted = distributions(recommender, problem, SMALL)["audio"].measures
-        assert measures == vars(wanted)
+        assert measures == asdict(wanted)
     assert of["none"]["uniformity"] != of["befa"]["uniformity"]
     # BeFA's content is the id times a gate in (0, 1), the projection's is anything
     assert of["befa"]["alignment_to_id"] < of["none"]["alignment_to_id"]
+    assert of["none"]["gate"] is None
+    assert 0 < of["befa"]["gate"]["mean"] < 1
 
 
 def test_a_cell_without_adapter_stands_alone(made):
@@ -242,7 +266,7 @@ def test_an_untrained_cell_leaves_nothing_behind(made):
 
 def test_the_picture_has_a_column_for_each_modality_and_adapter(tmp_path):
     def one(angles):
-        return Distribution(at(angles), Measures(len(angles), -1.0, -1.0, 1.0, None, 0))
+        return Distribution(at(angles), Measures(len(angles), -1.0, -1.0, 1.0, None, 0, None))
 
     rng = np.random.default_rng(8)
     even, clump = rng.uniform(0, TURN, 100), rng.normal(0, 0.2, 100)

@@ -45,6 +45,19 @@ class DistributionConfig:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Of content that is the item's id times a number in (0, 1) for each channel, as BeFA's is (its equation 10)."""
+
+    mean: float
+    """Over items and channels."""
+    over_items: float
+    """Standard deviation over the items, mean of the channels: 0 where the gate tells no item from another, and with it
+    content has no say."""
+    over_channels: float
+    """Standard deviation over the channels of their means over items."""
+
+
+@dataclass(frozen=True)
 class Measures:
     """Of one modality's content in one cell, its vectors at length 1 (Wang & Isola, arXiv 2005.10242, section 4)."""
 
@@ -61,6 +74,8 @@ class Measures:
     all such pairs and the same weight; None without any."""
     users: int
     """Users with two such items."""
+    gate: Gate | None
+    """Over all items with the modality; None where content is no gated id."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ def distributions(recommender: nn.Module, problem: Problem, cfg: DistributionCon
             alignment_to_id=alignment(x_Id[present], ids_Id[present]),
             alignment_in_baskets=in_baskets,
             users=users,
+            gate=gate(content_Id[present], recommender.items.detach().cpu().numpy()[present]),
         )
         found[name] = Distribution(on_circle(x_Id[sample], cfg), measures)
     return found
@@ -117,6 +133,16 @@ def unit(x_Id: Float[np.ndarray, "I d"], present_I: Bool[np.ndarray, " I"], what
         raise DataError(f"{without.sum()} rows of {what} are 0 or not finite", mend="train the cell again")
     scale_I = np.divide(1, length_I, out=np.zeros_like(length_I), where=present_I)
     return x_Id * scale_I[:, None]
+
+
+def gate(content_nd: Float[np.ndarray, "n d"], ids_nd: Float[np.ndarray, "n d"]) -> Gate | None:
+    """See `Gate`; None unless all quotients of content and id lie in [0, 1]. An id's entry that is 0 has none."""
+    ids_nd = np.where(ids_nd == 0, np.nan, ids_nd.astype(np.float64))
+    gate_nd = content_nd / ids_nd
+    if not np.nanmin(gate_nd) >= 0 or np.nanmax(gate_nd) > 1:
+        return None
+    means_d = np.nanmean(gate_nd, 0)
+    return Gate(float(means_d.mean()), float(np.nanstd(gate_nd, 0).mean()), float(means_d.std()))
 
 
 def uniformity(x_nd: Float[np.ndarray, "n d"]) -> float:

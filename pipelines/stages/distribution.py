@@ -33,3 +33,6 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     for modality, of in measures.items():
         told = ", ".join(f"{name} {values['uniformity']:.3f}" for name, values in of.items())
         log.info("%s: uniformity of %s: %s", model, modality, told)
+        if gate := of[adapter]["gate"]:
+            told = f"over items {gate['over_items']:.3f}, over channels {gate['over_channels']:.3f}"
+            log.info("%s: gate of %s: mean %.2f, deviation %s", model, modality, gate["mean"], told)
