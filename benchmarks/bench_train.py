@@ -236,7 +236,7 @@ def plain(names: list[str], threads: int, repeats: int, most: int | None) -> Non
                   f"{'':35}{other['evaluation']:7.2f}{'':8}{other['gib']:6.2f}", flush=True)  # fmt: skip
 
 
-def large(names: list[str], threads: int) -> None:
+def large(names: list[str], adapters: list[str], threads: int) -> None:
     """The table of the large problem."""
     n_users, n_items, _, n_train = SIZES[True]
     total = -(-n_train // BATCH)
@@ -244,7 +244,7 @@ def large(names: list[str], threads: int) -> None:
     print(f"threads: {threads}; {LARGE_BATCHES} batches of {total:,}, the epoch extrapolated")
     print(f"{'':29}{'init s':>8}{'ms a batch':>12}{'epoch min':>11}{'GiB':>7}{'of it data':>12}")
     for name in names:
-        for adapter in ("none", "befa") if name not in ("bpr", "lightgcn") else ("none",):
+        for adapter in adapters if name not in ("bpr", "lightgcn") else ["none"]:
             (found,) = best([(name, adapter, "befa", threads, False, True, None)], 1)
             per_batch = found["epoch"] / total * 1e3
             print(f"{name + ' + ' + adapter:29}{found['init']:8.1f}{per_batch:12.0f}{found['epoch'] / 60:11.1f}"
@@ -258,12 +258,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="processes of each kind; the quickest counts")
     parser.add_argument("--batches", type=int, help="stop an epoch after so many (2 at least) and extrapolate")
     parser.add_argument("--large", action="store_true", help="the large problem in place of TMALL's size")
+    parser.add_argument("--adapters", nargs="*", default=["none", "befa"], choices=["none", "befa"], help="with --large")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
         print(json.dumps(measured(*json.loads(arguments.job))))
     elif arguments.large:
-        large(arguments.models, max(arguments.threads))
+        large(arguments.models, arguments.adapters, max(arguments.threads))
     else:
         for threads in arguments.threads:
             plain(arguments.models, threads, arguments.repeats, arguments.batches)
