@@ -258,7 +258,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2, help="processes of each kind; the quickest counts")
     parser.add_argument("--batches", type=int, help="stop an epoch after so many (2 at least) and extrapolate")
     parser.add_argument("--large", action="store_true", help="the large problem in place of TMALL's size")
-    parser.add_argument("--adapters", nargs="*", default=["none", "befa"], choices=["none", "befa"], help="with --large")
+    parser.add_argument(
+        "--adapters", nargs="*", default=["none", "befa"], choices=["none", "befa"], help="with --large"
+    )
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.job:
