@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from befa import significance
 from befa.cells import LEADERS, Listed
+from befa.paths import Layout
 from befa.report import contents, rendering
 from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
@@ -186,3 +188,23 @@ def test_the_report_is_written_in_three_ways_and_as_a_table(tmp_path):
     assert html.count("<tr") == html.count("</tr>")
     assert r"$^\dagger$" in latex
     assert "†" in markdown
+
+
+def test_a_picture_says_what_makes_it_and_whether_it_is_of_what_is_here(tmp_path):
+    layout = Layout(tmp_path)
+    for path in (
+        layout.reports / "hm/clip/sensitivity/bm3.png",
+        layout.distribution("hm", "clip", "bm3", "befa").with_suffix(".png"),
+    ):
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(path)
+    stale = State("stale", "<models.bm3> modified")
+    states = {"sensitivity@hm-clip-bm3": CURRENT, "distribution@hm-clip-bm3-befa": stale}
+    pictures = contents.pictures(layout, states.__getitem__)
+    assert [(picture.command, picture.state) for picture in pictures] == [
+        (f"dvc repro {stage}", state) for stage, state in states.items()
+    ]
+    rendering.write(tmp_path / "out", [], pictures, {})
+    html = (tmp_path / "out/report.html").read_text()
+    assert html.count("<img") == 2
+    assert html.count("stale: &lt;models.bm3&gt; modified") == 1

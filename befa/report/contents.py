@@ -1,11 +1,13 @@
 """What the report holds, in its order."""
 
+from collections.abc import Callable
+
 from befa.paths import Layout
 from befa.report import evidence_tables, paper_tables
 from befa.report.experiment import Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
-from befa.report.values import Table
+from befa.report.values import REPRO, State, Table
 
 
 def tables(experiment: Experiment) -> list[Table]:
@@ -24,25 +26,19 @@ def tables(experiment: Experiment) -> list[Table]:
     ]
 
 
-def pictures(layout: Layout) -> list[Picture]:
-    """Those that their stages have made: sensitivity, distribution, heatmaps."""
-    found = []
+def pictures(layout: Layout, state: Callable[[str], State]) -> list[Picture]:
+    """Those that their stages have made: sensitivity, distribution, heatmaps, tuning; `state` is told of a stage."""
+    found = []  # title, path, stage
     for path in sorted(layout.reports.glob("*/*/sensitivity/*.png")):
-        dataset, encoder = path.parts[-4:-2]
-        command = f"dvc repro sensitivity@{dataset}-{encoder}-{path.stem}"
-        found.append(Picture(f"Sensitivity to λ (Figure 10): {path.stem} on {dataset}, {encoder}", path, command))
+        of = "-".join([*path.parts[-4:-2], path.stem])
+        found.append((f"Sensitivity to λ (Figure 10): {of}", path, f"sensitivity@{of}"))
     for path in sorted(layout.reports.glob("*/*/distribution/*.png")):
-        dataset, encoder = path.parts[-4:-2]
-        command = f"dvc repro distribution@{dataset}-{encoder}-{path.stem}"
-        found.append(
-            Picture(f"Distribution of features (Figure 9): {path.stem} on {dataset}, {encoder}", path, command)
-        )
+        of = "-".join([*path.parts[-4:-2], path.stem])
+        found.append((f"Distribution of features (Figure 9): {of}", path, f"distribution@{of}"))
     for path in sorted(layout.heatmaps):
-        cell = "-".join(path.parts[-5:-1])
-        found.append(
-            Picture(f"Where pictures speak for behaviour (Figures 6 to 8): {cell}", path, f"dvc repro attribute@{cell}")
-        )
+        of = "-".join(path.parts[-5:-1])
+        found.append((f"Where pictures speak for behaviour (Figures 6 to 8): {of}", path, f"attribute@{of}"))
     for path in layout.tunings:
-        cell = "-".join([*path.parts[-4:-1], path.stem])
-        found.append(Picture(f"Tuning, base and adapted: {cell}", path, f"dvc repro tune@{cell}"))
-    return found
+        of = "-".join([*path.parts[-4:-1], path.stem])
+        found.append((f"Tuning, base and adapted: {of}", path, f"tune@{of}"))
+    return [Picture(title, path, REPRO + stage, state(stage)) for title, path, stage in found]

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from befa import tables
-from befa.report.values import Table, Value
+from befa.report.values import State, Table, Value
 
 TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "<": "$<$"}
 WIDEST = 1400
@@ -28,6 +28,8 @@ class Picture:
     """A PNG."""
     command: str
     """What makes it."""
+    state: State
+    """How it stands to the code, parameters and data that are here now."""
 
 
 def write(

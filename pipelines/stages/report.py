@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def run(layout: Layout) -> None:
     """Writes data/reports/experiment/; looks at what is there and runs nothing."""
     with provenance.read() as graph:
-        experiment = gathered(layout, graph)
-    found, pictures = contents.tables(experiment), contents.pictures(layout)
+        experiment, pictures = gathered(layout, graph), contents.pictures(layout, graph.state)
+    found = contents.tables(experiment)
     missing: dict[str, dict[str, None]] = {}  # by what comes first, in the order of the tables
     for value in (value for table in found for value in table.values):
         if value.state.status == "absent":
