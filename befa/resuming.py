@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from befa import checkpoints
+from befa.adam import Adam
 from befa.cells import Cell
 from befa.errors import TrainingError
 from befa.metrics import Interactions
@@ -53,7 +54,7 @@ class Saved:
         self._next = time.monotonic() + every
 
     def take_up(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, generators: dict[str, Generator]
+        self, model: nn.Module, optimizer: Adam, generators: dict[str, Generator]
     ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
         """Brings all three to where the file's run was; returns its history and its best epoch's parameters.
 
@@ -74,7 +75,7 @@ class Saved:
             part, _, rest = name.partition("/")
             parts[part][rest] = tensor
         model.load_state_dict(parts["model"])
-        _load_optimizer(optimizer, parts["optimizer"])
+        optimizer.load_state(parts["optimizer"])
         for name, generator in generators.items():
             generator.set_state(parts["generator"][name])
         log.info("taking up training after epoch %d", len(about["history"]) - 1)
@@ -88,7 +89,7 @@ class Saved:
     def save(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Adam,
         generators: dict[str, Generator],
         history: list[dict[str, Any]],
         best: dict[str, Tensor],
@@ -97,11 +98,7 @@ class Saved:
         start = time.monotonic()
         tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in best.items()}
-        tensors |= {
-            f"optimizer/{number}/{key}": value
-            for number, values in optimizer.state_dict()["state"].items()
-            for key, value in values.items()
-        }
+        tensors |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
         tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
         checkpoints.write(self._path, tensors, {"made_of": self._made_of, "history": history})
         now = time.monotonic()
@@ -110,12 +107,3 @@ class Saved:
     def remove(self) -> None:
         """Forgets the training: what it led to is stored."""
         self._path.unlink(missing_ok=True)
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Moments and step counts by parameter; rates and flags stay the optimiser's own."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        number, key = name.split("/")
-        state.setdefault(int(number), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

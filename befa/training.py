@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from befa.adam import Adam
 from befa.cells import Cell
 from befa.errors import ConfigError, DataError, TrainingError, nearest
 from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
@@ -60,7 +61,7 @@ def fit(
         on_epoch(row, row, 1)
         return Fitted({}, 0, [row])
     rate = training.learning_rate or cell.optimizer.learning_rate
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)  # on a CPU a quarter of the time
+    optimizer = Adam(model.parameters(), rate)
     generators = {name: stream(seed, name) for name in ("sampling", "noise")}
     history, state = ([], {}) if saved is None else saved.take_up(model, optimizer, generators)
     stopping = EarlyStopping(training.patience, mmrec=cell.protocol == "mmrec")
@@ -68,8 +69,7 @@ def fit(
         stopping.improved(row[training.monitor])
     while len(history) < training.epochs and not stopping.exhausted:
         epoch = len(history)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * cell.optimizer.decay ** (epoch / 50)
+        optimizer.learning_rate = rate * cell.optimizer.decay ** (epoch / 50)
         loss = _train_epoch(model, problem, optimizer, training.batch_size, *generators.values(), epoch)
         row = {"epoch": epoch, "loss": loss, **validate(model, problem, valid)}
         history.append(row)
@@ -127,7 +127,7 @@ def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[st
 def _train_epoch(
     model: nn.Module,
     problem: Problem,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Adam,
     batch_size: int,
     sampling: torch.Generator,
     noise: torch.Generator,

@@ -101,6 +101,7 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     import reference
     import torch
 
+    from befa.adam import Adam
     from befa.adapters import ADAPTERS
     from befa.devices import keep_freed_memory
     from befa.metrics import Interactions
@@ -111,7 +112,7 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
 
     clock = time.process_time if threads == 1 else time.perf_counter
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(way == "befa")
+    torch.set_deterministic_debug_mode("error" if way == "befa" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.manual_seed(1)
     if way == "befa":
@@ -128,7 +129,7 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     if way == "reference":
         model = reference.FORMULATIONS[name](model, problem)
     init, noise = clock() - start, stream(1, "noise")
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, **({"fused": True} if way == "befa" else {}))
+    optimizer = (Adam if way == "befa" else torch.optim.Adam)(model.parameters(), 1e-3)
     total = -(-len(problem.users_E) // BATCH)
     slow = way == "reference" and name == "lattice"
     run = min(LARGE_BATCHES if large else SLOW_BATCHES if slow else total, most or total)

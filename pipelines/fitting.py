@@ -43,7 +43,7 @@ def deterministic(threads: int) -> None:
     torch.set_num_threads(threads)
     keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load torch's compiler: 4 s, 150 MB
     # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
     torch.utils.deterministic.fill_uninitialized_memory = False
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from befa import checkpoints, resuming, tables
+from befa.adam import Adam
 from befa.cells import TrainingConfig, build
 from befa.errors import TrainingError
 from befa.models import MODELS
@@ -123,14 +124,6 @@ def test_early_stopping_remembers(tmp_path):
     assert fitted(cell, tmp_path / "1.safetensors")[1] == []
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_optimiser_is_taken_up_fused_or_not(fused, tmp_path, monkeypatch):
-    """The two keep their step counts differently."""
-    adam = torch.optim.Adam
-    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, lr, **_: adam(parameters, lr=lr, fused=fused))
-    test_every_model_goes_on_as_if_nothing_had_been("bm3", tmp_path)
-
-
 def test_the_state_of_another_training_is_not_taken_up(tmp_path, caplog):
     cell, path = small_cell(training=TrainingConfig(epochs=4, batch_size=32)), tmp_path / "1.safetensors"
     with pytest.raises(KilledError):
@@ -177,7 +170,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     model = build(problem, cell, 1)
     saved = Saved(tmp_path / "1.safetensors", "this")
     assert saved.due
-    saved.save(model, torch.optim.Adam(model.parameters()), {}, [], {})
+    saved.save(model, Adam(model.parameters(), 0.01), {}, [], {})
     assert not saved.due
     assert saved.due
 
