@@ -46,9 +46,15 @@ class ContentTower(nn.Module):
         # An item that stands in a batch several times is adapted once, as where the whole table is: it is less work,
         # and it gets one dropout mask a batch.
         items_m, place_n = rows_n.unique(return_inverse=True)
-        table_mc, id_md = F.embedding(items_m, self.table), F.embedding(items_m, id_Id)
-        h_md = self._adapted(table_mc, id_md, self.present_I[items_m], rng)
-        return F.embedding(place_n, h_md), self.present_I[rows_n]
+        h_md, present_m = self.distinct(items_m, id_Id, rng=rng)
+        return F.embedding(place_n, h_md), present_m[place_n]
+
+    def distinct(
+        self, rows_m: Int[Tensor, " m"], id_Id: Float[Tensor, "I d"], *, rng: Generator
+    ) -> tuple[Float[Tensor, "m d"], Bool[Tensor, " m"]]:
+        """The same for items `rows_m` no two of which are equal."""
+        table_mc, id_md, present_m = F.embedding(rows_m, self.table), F.embedding(rows_m, id_Id), self.present_I[rows_m]
+        return self._adapted(table_mc, id_md, present_m, rng), present_m
 
     def _adapted(self, x_mc: Tensor, id_md: Tensor, present_m: Tensor, rng: Generator) -> Tensor:
         h_md = self.adapter(self.project(x_mc), id_md, rng=rng)

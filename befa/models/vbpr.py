@@ -60,9 +60,9 @@ class VBPR(nn.Module):
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""
         user_Bk = F.embedding(batch.users_B, self.users)
-        # Both sides at once: an item that stands on either is adapted once.
-        item_rows = self._items(torch.cat([batch.positives_B, batch.negatives_B]), rng)
-        positive_Bk, negative_Bk = item_rows.chunk(2)
+        # Both sides at once: an item that stands on either, or several times, is adapted once.
+        items_m, item_2B = torch.cat([batch.positives_B, batch.negatives_B]).unique(return_inverse=True)
+        positive_Bk, negative_Bk = F.embedding(item_2B, self._items(items_m, rng)).chunk(2)
         norms = embedding_norms(user_Bk, positive_Bk, negative_Bk)
         return bpr(user_Bk, positive_Bk, negative_Bk) + self.config.reg_weight * norms
 
@@ -71,11 +71,11 @@ class VBPR(nn.Module):
         with evaluating(self) as unused:
             return self.users.clone(), self._items(None, unused)
 
-    def _items(self, rows_n: Int[Tensor, " n"] | None, rng: Generator) -> Float[Tensor, "n k"]:
-        """i = [e_i ; x_i] of items `rows_n` (None: all)."""
-        id_nd = self.items if rows_n is None else F.embedding(rows_n, self.items)
-        content_nd = torch.zeros_like(id_nd)
-        for tower in self.towers.values():
-            h_nd, _ = tower(rows_n, self.items, rng=rng)
-            content_nd = content_nd + h_nd
-        return torch.cat([id_nd, content_nd], dim=1)
+    def _items(self, rows_m: Int[Tensor, " m"] | None, rng: Generator) -> Float[Tensor, "m k"]:
+        """i = [e_i ; x_i] of distinct items `rows_m` (None: all)."""
+        id_md = self.items if rows_m is None else F.embedding(rows_m, self.items)
+        contents = [
+            tower(None, self.items, rng=rng)[0] if rows_m is None else tower.distinct(rows_m, self.items, rng=rng)[0]
+            for tower in self.towers.values()
+        ]
+        return torch.cat([id_md, sum(contents) if contents else torch.zeros_like(id_md)], dim=1)
