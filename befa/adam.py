@@ -33,9 +33,11 @@ class Adam:
         moved = {number: x for number, x in enumerate(self._parameters) if x.grad is not None}
         for number, x in moved.items():
             if number not in self._state:
-                step = torch.zeros((), dtype=torch.float32, device=x.device)
-                moments = (torch.zeros_like(x, memory_format=torch.preserve_format) for _ in range(2))
-                self._state[number] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (step, *moments), strict=True))
+                self._state[number] = {
+                    "step": torch.zeros((), device=x.device),
+                    "exp_avg": torch.zeros_like(x),
+                    "exp_avg_sq": torch.zeros_like(x),
+                }
         states = [self._state[number] for number in moved]
         adam(
             list(moved.values()),

@@ -42,7 +42,7 @@ class ContentTower(nn.Module):
         `id_Id`: the host's id table, undetached; `rng`: for the adapter's dropout.
         """
         if rows_n is None:
-            return self._adapted(self.table, id_Id, self.present_I, rng), self.present_I
+            return self.distinct(None, id_Id, rng=rng)
         # An item that stands in a batch several times is adapted once, as where the whole table is: it is less work,
         # and it gets one dropout mask a batch.
         items_m, place_n = rows_n.unique(return_inverse=True)
@@ -50,9 +50,11 @@ class ContentTower(nn.Module):
         return F.embedding(place_n, h_md), present_m[place_n]
 
     def distinct(
-        self, rows_m: Int[Tensor, " m"], id_Id: Float[Tensor, "I d"], *, rng: Generator
+        self, rows_m: Int[Tensor, " m"] | None, id_Id: Float[Tensor, "I d"], *, rng: Generator
     ) -> tuple[Float[Tensor, "m d"], Bool[Tensor, " m"]]:
-        """The same for items `rows_m` no two of which are equal."""
+        """The same for items `rows_m` (None: all) no two of which are equal."""
+        if rows_m is None:
+            return self._adapted(self.table, id_Id, self.present_I, rng), self.present_I
         table_mc, id_md, present_m = F.embedding(rows_m, self.table), F.embedding(rows_m, id_Id), self.present_I[rows_m]
         return self._adapted(table_mc, id_md, present_m, rng), present_m
 

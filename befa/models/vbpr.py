@@ -74,8 +74,5 @@ class VBPR(nn.Module):
     def _items(self, rows_m: Int[Tensor, " m"] | None, rng: Generator) -> Float[Tensor, "m k"]:
         """i = [e_i ; x_i] of distinct items `rows_m` (None: all)."""
         id_md = self.items if rows_m is None else F.embedding(rows_m, self.items)
-        contents = [
-            tower(None, self.items, rng=rng)[0] if rows_m is None else tower.distinct(rows_m, self.items, rng=rng)[0]
-            for tower in self.towers.values()
-        ]
+        contents = [tower.distinct(rows_m, self.items, rng=rng)[0] for tower in self.towers.values()]
         return torch.cat([id_md, sum(contents) if contents else torch.zeros_like(id_md)], dim=1)
