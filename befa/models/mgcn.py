@@ -85,13 +85,14 @@ class MGCN(nn.Module):
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""
-        behaviour_Nd, views_MNd = self._views(rng)
+        behaviour_Nd, views = self._views(rng)
         # A user or item that stands in the batch several times is fused once, and counts by its number in the contrast.
         users_m, user_B, users_counts_m = batch.users_B.unique(return_inverse=True, return_counts=True)
         items_m, item_2B = torch.cat([batch.positives_B, batch.negatives_B]).unique(return_inverse=True)
         rows_n = torch.cat([users_m, len(self.users) + items_m])
         behaviour_nd = F.embedding(rows_n, behaviour_Nd)
-        side_nd = self._fused(behaviour_nd, [F.embedding(rows_n, view_Nd) for view_Nd in views_MNd])
+        views_nd = [torch.cat([F.embedding(users_m, q_Ud), F.embedding(items_m, q_Id)]) for q_Ud, q_Id in views]
+        side_nd = self._fused(behaviour_nd, views_nd)
         users_md, items_md = (behaviour_nd + side_nd).split([len(users_m), len(items_m)])
         positive_Bd, negative_Bd = F.embedding(item_2B, items_md).chunk(2)
         vectors = F.embedding(user_B, users_md), positive_Bd, negative_Bd
@@ -109,23 +110,25 @@ class MGCN(nn.Module):
     def user_item_vectors(self) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
         """E, fused for all users and items."""
         with evaluating(self) as unused:
-            behaviour_Nd, views_MNd = self._views(unused)
-            vectors_Nd = behaviour_Nd + self._fused(behaviour_Nd, views_MNd)
+            behaviour_Nd, views = self._views(unused)
+            vectors_Nd = behaviour_Nd + self._fused(behaviour_Nd, [torch.cat(view) for view in views])
             users_Ud, items_Id = vectors_Nd.split([len(self.users), len(self.items)])
             return users_Ud, items_Id
 
-    def _views(self, rng: Generator) -> tuple[Float[Tensor, "N d"], list[Float[Tensor, "N d"]]]:
-        """C and the Q_m."""
+    def _views(
+        self, rng: Generator
+    ) -> tuple[Float[Tensor, "N d"], list[tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]]]:
+        """C and the Q_m, users and items apart."""
         behaviour_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        views_MNd = []
+        views = []
         for name, tower in self.towers.items():
             x_Id, present_I = tower(None, self.items, rng=rng)
             purified_Id = self.items * torch.sigmoid(self.purify[name](x_Id))
             if not tower.complete:
                 purified_Id = torch.where(present_I[:, None], purified_Id, 0)
             item_view_Id = hops(self.item_graphs[name], purified_Id, self.config.item_layers)
-            views_MNd.append(torch.cat([self.user_item @ item_view_Id, item_view_Id]))
-        return behaviour_Nd, views_MNd
+            views.append((self.user_item @ item_view_Id, item_view_Id))
+        return behaviour_Nd, views
 
     def _fused(self, behaviour_nd: Float[Tensor, "n d"], views: list[Float[Tensor, "n d"]]) -> Float[Tensor, "n d"]:
         """The side vectors of n users or items."""
