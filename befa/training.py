@@ -137,7 +137,6 @@ def _train_epoch(
     model.train()
     losses = []
     for number, batch in enumerate(batches(problem, batch_size, rng=sampling)):
-        optimizer.zero_grad()
         loss = model.loss(batch, rng=noise)
         if not torch.isfinite(loss):
             raise TrainingError(
@@ -146,5 +145,6 @@ def _train_epoch(
             )
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()  # here, so that no gradient takes memory while validation runs
         losses.append(loss.item())
     return float(np.mean(losses))

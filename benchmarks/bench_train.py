@@ -142,12 +142,12 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
             if way == "reference":
                 batch.negatives_B.copy_(sampler.negatives(batch.users_B))
             timed.phase("sampling")
-            optimizer.zero_grad()
             loss = model.loss(batch, rng=noise) if way == "befa" else model.loss(batch)
             timed.phase("loss")
             loss.backward()
             timed.phase("backward")
             optimizer.step()
+            optimizer.zero_grad()
             loss.item()
             timed.phase("optimiser")
             if number == 0:

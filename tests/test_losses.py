@@ -48,6 +48,17 @@ def test_embedding_norms_counts_the_last_arguments_rows(vectors):
     assert losses.embedding_norms(users, items).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_embedding_norms_has_the_gradient_of_its_formula(vectors):
+    a, b = (v.double().requires_grad_() for v in vectors[:2])
+    assert torch.autograd.gradcheck(losses.embedding_norms, (a, b))
+
+
+def test_embedding_norms_of_a_table_of_zeros_has_no_gradient():
+    zeros = torch.zeros(3, 4, requires_grad=True)
+    losses.embedding_norms(zeros).backward()
+    assert zeros.grad.tolist() == torch.zeros(3, 4).tolist()
+
+
 def test_cosine_distance(vectors):
     a, b = (v.numpy() for v in vectors[:2])
     distances = np.array([1 - cosine(x, y) for x, y in zip(a, b, strict=True)])
