@@ -1,0 +1,82 @@
+"""Training, validation and resuming on a device that is not the CPU: every tensor lies where it should.
+
+With numbers of the CPU behind it, that device (other_device.py) must give the CPU's results.
+"""
+
+import math
+
+import pytest
+import torch
+from conformance.test_models import EVERY, VARIANTS
+from other_device import OTHER, OtherDevice, OtherTensor
+from test_training import small_cell, small_problem
+
+from befa.adapters import ADAPTERS
+from befa.cells import TrainingConfig, build
+from befa.models import MODELS
+from befa.problem import Content, Problem
+from befa.resuming import Saved
+from befa.training import fit
+
+EPOCHS = 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # it does copy: numbers are held
+
+
+def moved(problem):
+    contents = {name: Content(c.values_Ic.to(OTHER), c.present_I.to(OTHER)) for name, c in problem.contents.items()}
+    pairs = problem.users_E.to(OTHER), problem.items_E.to(OTHER)
+    return Problem(problem.n_users, problem.n_items, *pairs, contents)
+
+
+def cell_of(name, variant, epochs=EPOCHS):
+    adapter, adaptation = VARIANTS[variant]
+    return small_cell(
+        name,
+        adapter,
+        adaptation=ADAPTERS[adapter].Config(**adaptation),
+        training=TrainingConfig(epochs=epochs, batch_size=64),
+    )
+
+
+def fitted(problem, valid, cell, saved=None):
+    return fit(build(problem, cell, 1), problem, valid, cell, 1, saved=saved)
+
+
+def with_an_absent_item(problem):
+    image = problem.contents["image"]
+    present = image.present_I.clone()
+    present[3] = False
+    absent = Content(torch.where(present[:, None], image.values_Ic, 0), present)
+    return Problem(problem.n_users, problem.n_items, problem.users_E, problem.items_E, {"image": absent})
+
+
+def assert_the_same(found, expected):
+    for one, other in zip(found.history, expected.history, strict=True):
+        assert all(math.isclose(one[key], value, rel_tol=1e-5) for key, value in other.items())
+    assert not any(isinstance(value, OtherTensor) for value in found.state.values())
+    torch.testing.assert_close(found.state, expected.state, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_every_cell_trains_there_as_on_the_cpu(name, variant):
+    problem, valid = small_problem()
+    problem, cell = with_an_absent_item(problem), cell_of(name, variant)
+    expected = fitted(problem, valid, cell)
+    with OtherDevice():
+        assert_the_same(fitted(moved(problem), valid, cell), expected)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"item_knn"}))
+def test_a_killed_training_is_taken_up_there(name, tmp_path):
+    problem, valid = small_problem()
+    cell = cell_of(name, "befa", epochs=3)
+    expected = fitted(problem, valid, cell)
+    with OtherDevice():
+        there = moved(problem)
+        fitted(there, valid, cell_of(name, "befa", epochs=1), Saved(tmp_path / "state", "this", every=0.0))
+        assert_the_same(fitted(there, valid, cell, Saved(tmp_path / "state", "this", every=0.0)), expected)
+
+
+def test_a_tensor_that_was_left_behind_is_an_error():
+    with OtherDevice(), pytest.raises(RuntimeError, match="same device"):
+        torch.ones(3).to(OTHER) + torch.ones(3)
