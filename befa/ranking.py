@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from befa.metrics import CUTOFFS, Interactions
 
@@ -15,6 +16,9 @@ Scorer = Callable[[Tensor], Tensor]
 SCORES_PER_CHUNK = 4_000_000
 """Scores held at a time (16 MB of float32, which a cache holds), so that memory does not grow with the users."""
 
+GROUP = 16
+"""Items in a group, of which the largest score decides whether the others are looked at."""
+
 
 def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
     """The `k` best items of each row, best first, equal scores in the order of item ids.
@@ -23,7 +27,7 @@ def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
     fewer than `k` items, all of them.
     """
     k = min(k, scores_BI.shape[1])
-    values_BK, items_BK = scores_BI.topk(min(k + 1, scores_BI.shape[1]), dim=1)
+    values_BK, items_BK = _largest(scores_BI, min(k + 1, scores_BI.shape[1]))
     # A tie across the border: topk may have taken any of the equal items, so these rows are sorted whole.
     undecided_B = (values_BK[:, k - 1 : k] == values_BK[:, k:]).any(1)
     items_BK = items_BK[:, :k]
@@ -32,6 +36,26 @@ def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
     items_BK = items_BK.sort(dim=1).values
     order_BK = scores_BI.gather(1, items_BK).argsort(dim=1, descending=True, stable=True)
     return items_BK.gather(1, order_BK)
+
+
+def _largest(scores_BI: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest scores of each row, descending, and their items: torch.topk, quicker where items are many.
+
+    The `k` groups of items with the largest maxima hold a row's `k` largest scores. Group g has item g of each run of
+    I // 16 items, so that a run's maximum with the next is taken along the rows.
+    """
+    n_items = scores_BI.shape[1]
+    n_groups = n_items // GROUP
+    if n_groups < 2 * k:
+        return scores_BI.topk(k, dim=1)
+    grouped = n_groups * GROUP
+    maxima_BG = scores_BI[:, :grouped].unflatten(1, (GROUP, n_groups)).amax(1)
+    groups_BK = maxima_BG.topk(k, dim=1, sorted=False).indices
+    runs_R = torch.arange(0, grouped, n_groups, device=scores_BI.device)
+    rest_R = torch.arange(grouped, n_items, device=scores_BI.device)
+    candidates_BC = torch.cat([(groups_BK[:, :, None] + runs_R).flatten(1), rest_R.expand(len(scores_BI), -1)], dim=1)
+    values_BK, places_BK = scores_BI.gather(1, candidates_BC).topk(k, dim=1)
+    return values_BK, candidates_BC.gather(1, places_BK)
 
 
 def scorer(model: nn.Module) -> Scorer:
@@ -43,7 +67,10 @@ def scorer(model: nn.Module) -> Scorer:
 
 def products(user_vectors: Float[Tensor, "U k"], item_vectors: Float[Tensor, "I k"]) -> Scorer:
     """Scores that are dot products."""
-    return lambda users_B: user_vectors[users_B.to(user_vectors.device)] @ item_vectors.T
+    n_items = len(item_vectors)
+    # Each row of scores begins at a multiple of 64 bytes: without, the product takes twice as long for 14,079 items.
+    padded = F.pad(item_vectors, (0, 0, 0, -n_items % 16))
+    return lambda users_B: (user_vectors[users_B.to(user_vectors.device)] @ padded.T)[:, :n_items]
 
 
 def rank(

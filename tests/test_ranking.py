@@ -75,6 +75,18 @@ def test_equal_scores_rank_by_item_id():
     assert top_items(torch.tensor([[1.0, 3.0, 1.0, 3.0, 2.0]]), 4).tolist() == [[1, 3, 4, 0]]
 
 
+@pytest.mark.parametrize("n_items", [671, 672, 1000, 1007])
+@pytest.mark.parametrize("distinct", [3, 400, 10**6])
+def test_of_many_items_the_best_are_found_wherever_they_are(n_items, distinct):
+    # 672 items are the first that are looked at in groups of 16 where k is 20; 1,000 leave 8 without a group.
+    rng = torch.Generator().manual_seed(n_items + distinct)
+    scores = torch.randint(distinct, (200, n_items), generator=rng).float()
+    scores[torch.rand(200, n_items, generator=rng) < 0.3] = -torch.inf
+    scores[:5, 10:] = -torch.inf  # fewer candidates than are asked for
+    wanted = scores.argsort(dim=1, descending=True, stable=True)[:, :20]
+    assert torch.equal(top_items(scores, 20), wanted)
+
+
 def test_chunks_do_not_change_the_ranking(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     users, items = torch.randn(17, 4, generator=rng), torch.randn(23, 4, generator=rng)
