@@ -130,9 +130,13 @@ def tune(
 
 
 @app.command(rich_help_panel=STAGES)
-def attribute(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
+def attribute(
+    dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
+) -> None:
     """Show where pictures speak for behaviour (BeCAM), without and with an adapter; drift and omission as numbers."""
-    stage("attribute", dataset, encoder, model, adapter)
+    from befa.devices import device_for
+
+    stage("attribute", dataset, encoder, model, adapter, device=device_for(device.value))
 
 
 @app.command(rich_help_panel=STAGES)

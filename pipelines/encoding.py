@@ -26,10 +26,10 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
 
 
-def loaded(layout: Layout, dataset: str, encoder: str) -> tuple[Any, Any]:
-    """The encoder as a dataset uses it, on the CPU, and its configuration; see `require_identified`."""
+def loaded(layout: Layout, dataset: str, encoder: str, device: str = "cpu") -> tuple[Any, Any]:
+    """The encoder as a dataset uses it, and its configuration; see `require_identified`."""
     loading = loading_of(layout, dataset, encoder)
-    network = loading("cpu")
+    network = loading(device)
     require_identified(layout, dataset, encoder, network.identity)
     return network, loading.config
 

@@ -1,6 +1,7 @@
 """Heatmaps of what in a picture speaks for a score: BeCAM (arXiv 2406.00323, section 3.1), Score-CAM and Grad-CAM."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -49,27 +50,46 @@ def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]]
     return lambda vectors_Bc: nn.functional.cosine_similarity(to_content(vectors_Bc), id_d[None])
 
 
-@torch.no_grad()
-def becam(
-    model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score, config: BeCAMConfig | None = None
-) -> Heatmap:
-    """M = sum_k w_k A_k, w_k the score of the picture seen through the k-th map alone (equation 2); not normalised.
+@dataclass(frozen=True)
+class Masked:
+    """A picture through each channel's map alone, as the tower sees it: all that BeCAM needs, whatever the score."""
 
-    `model` is an open_clip model; maps are those of `activations.maps`. The heatmap has their resolution: 7 x 7 in
-    ViT-B/32 and RN50. Its floor is the heat of weights that are each off by the scores' `RESOLUTION`, all in the
-    direction of their maps: sum_k |A_k| times it, the maps weighed under `softmax`. Departs from the equation where
-    `config` says so.
+    maps_Khw: Float[Tensor, "K h w"]
+    """Of the whole picture (`activations.maps`)."""
+    vectors_Kc: Float[Tensor, "K c"]
+    """Of the picture times each map."""
+    empty_1c: Float[Tensor, "1 c"]
+    """Of the picture without content: every pixel at the encoder's mean."""
+
+
+@torch.no_grad()
+def masked(
+    model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], masks: Literal["unit", "raw"], batch_size: int
+) -> Masked:
+    """The passes through the tower, one a channel, `batch_size` at a time; `masks`: see BeCAMConfig.
+
+    `model` is an open_clip model, on the device of the pixels.
     """
-    config = config or BeCAMConfig()
     maps_BKhw, _ = maps(model, pixels_3HW[None])
     maps_Khw = maps_BKhw[0].float()
-    weights = []
-    for part_khw in maps_Khw.split(config.batch_size):
-        masks_kHW = upsampled(_unit(part_khw) if config.masks == "unit" else part_khw, pixels_3HW.shape[1:])
-        weights.append(score(model.encode_image(pixels_3HW * masks_kHW[:, None]).float()))
-    weights_K = torch.cat(weights)
+    vectors = []
+    for part_khw in maps_Khw.split(batch_size):
+        masks_kHW = upsampled(_unit(part_khw) if masks == "unit" else part_khw, pixels_3HW.shape[1:])
+        vectors.append(model.encode_image(pixels_3HW * masks_kHW[:, None]).float())
+    return Masked(maps_Khw, torch.cat(vectors), model.encode_image(torch.zeros_like(pixels_3HW[None])).float())
+
+
+@torch.no_grad()
+def becam(seen: Masked, score: Score, config: BeCAMConfig) -> Heatmap:
+    """M = sum_k w_k A_k, w_k the score of the picture seen through the k-th map alone (equation 2); not normalised.
+
+    `seen` are the passes that `config` asks for. The heatmap has the maps' resolution: 7 x 7 in ViT-B/32 and RN50. Its
+    floor is the heat of weights that are each off by the scores' `RESOLUTION`, all in the direction of their maps:
+    sum_k |A_k| times it, the maps weighed under `softmax`. Departs from the equation where `config` says so.
+    """
+    maps_Khw, weights_K = seen.maps_Khw, score(seen.vectors_Kc)
     if config.baseline:
-        weights_K = weights_K - score(model.encode_image(torch.zeros_like(pixels_3HW[None])).float())
+        weights_K = weights_K - score(seen.empty_1c)
     if config.weights == "relu":
         weights_K = weights_K.relu()
     elif config.weights == "softmax":
@@ -78,7 +98,7 @@ def becam(
     # How much a weight changes with its score: under softmax, about as much as the weight itself is.
     slope_K = weights_K if config.weights == "softmax" else torch.ones_like(weights_K)
     floor = RESOLUTION * (slope_K[:, None, None] * maps_Khw.abs()).sum(0).max().item()
-    return Heatmap(heat_hw.relu() if config.rectify else heat_hw, weights_K, floor)
+    return Heatmap((heat_hw.relu() if config.rectify else heat_hw).cpu(), weights_K.cpu(), floor)
 
 
 def grad_cam(model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score) -> Heatmap:
@@ -93,7 +113,7 @@ def grad_cam(model: nn.Module, pixels_3HW: Float[Tensor, "3 H W"], score: Score)
         [gradient] = torch.autograd.grad(score(vectors_Bc).sum(), found)
     maps_Khw, gradient_Khw = (as_maps(model, x.detach(), 1)[0] for x in (found, gradient))
     weights_K = gradient_Khw.mean((1, 2))
-    return Heatmap((weights_K[:, None, None] * maps_Khw).sum(0).relu(), weights_K, RESOLUTION)
+    return Heatmap((weights_K[:, None, None] * maps_Khw).sum(0).relu().cpu(), weights_K.cpu(), RESOLUTION)
 
 
 def _unit(maps_Khw: Float[Tensor, "K h w"]) -> Float[Tensor, "K h w"]:

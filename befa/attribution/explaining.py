@@ -1,6 +1,6 @@
 """What a trained cell sees in its items' pictures: heatmaps by method, and how content and behaviour agree."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,13 +9,14 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from befa.attribution.becam import SCORE_CAM, BeCAMConfig, Score, becam, behaviour, grad_cam
+from befa.attribution.becam import SCORE_CAM, BeCAMConfig, Score, becam, behaviour, grad_cam, masked
 from befa.attribution.heatmap import Heatmap
 from befa.config import configuration
 from befa.encoders.base import Encoder
 from befa.errors import ConfigError
 
-Heat = Callable[[nn.Module, Tensor, Score], Heatmap]
+METHODS = ("becam", "score_cam", "grad_cam")
+"""The heatmaps that are compared."""
 
 
 @configuration
@@ -33,18 +34,9 @@ class AttributionConfig:
     becam: BeCAMConfig = BeCAMConfig()
 
 
-def methods(config: AttributionConfig) -> dict[str, Heat]:
-    """The heatmaps that are compared, by name."""
-    return {
-        "becam": lambda model, pixels, score: becam(model, pixels, score, config.becam),
-        "score_cam": lambda model, pixels, score: becam(model, pixels, score, SCORE_CAM),
-        "grad_cam": grad_cam,
-    }
-
-
 @dataclass(frozen=True)
 class Explained:
-    """A trained recommender with an image tower, as far as attribution looks into it."""
+    """A trained recommender with an image tower, as far as attribution looks into it; all of it on one device."""
 
     recommender: nn.Module
     encoder: Encoder
@@ -75,14 +67,9 @@ class Explained:
 
         def to_content(vectors_Bc: Tensor) -> Tensor:
             unit = nn.functional.normalize(vectors_Bc, dim=-1) if self.encoder.normalise else vectors_Bc
-            return self.content(unit, torch.full((len(unit),), item))
+            return self.content(unit, torch.full((len(unit),), item, device=unit.device))
 
         return behaviour(to_content, self.ids_Id[item])
-
-    def heatmaps(self, pixels: Sequence[Float[Tensor, "3 H W"]], items: Sequence[int], heat: Heat) -> Iterator[Heatmap]:
-        """A heatmap for each picture of `items`."""
-        for pixels_3HW, item in zip(pixels, items, strict=True):
-            yield heat(self.encoder.model, pixels_3HW, self.score(item))
 
     @torch.no_grad()
     def angles(self) -> dict[str, float]:
@@ -97,3 +84,27 @@ class Explained:
         content_nd = self.content(tower.table.detach()[present], present).double()
         cosine_n = nn.functional.cosine_similarity(content_nd, self.ids_Id[present].double()).clamp(-1, 1)
         return {"angle": torch.rad2deg(cosine_n.acos()).mean().item(), "lambda": (1 - cosine_n).abs().mean().item()}
+
+
+def heatmaps(
+    cells: Mapping[str, Explained], pixels_3HW: Float[Tensor, "3 H W"], item: int, config: BeCAMConfig
+) -> dict[str, dict[str, Heatmap]]:
+    """A picture's heatmap by cell and by each of `METHODS`; the cells share an encoder.
+
+    The masked pictures go through its tower once, whatever number of cells looks at them: 768 passes in ViT-B/32, twice
+    that where `config.masks` is not Score-CAM's.
+    """
+    model = next(iter(cells.values())).encoder.model
+    seen = {
+        masks: masked(model, pixels_3HW, masks, config.batch_size)
+        for masks in dict.fromkeys((config.masks, SCORE_CAM.masks))
+    }
+    found = {}
+    for cell, explained in cells.items():
+        score = explained.score(item)
+        found[cell] = {
+            "becam": becam(seen[config.masks], score, config),
+            "score_cam": becam(seen[SCORE_CAM.masks], score, SCORE_CAM),
+            "grad_cam": grad_cam(model, pixels_3HW, score),
+        }
+    return found

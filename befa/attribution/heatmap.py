@@ -12,7 +12,7 @@ float64, 64 pictures of the demo in each of 8 cells); this is five times as much
 
 @dataclass(frozen=True)
 class Heatmap:
-    """What one method finds in one picture."""
+    """What one method finds in one picture, on the CPU."""
 
     heat_hw: Float[Tensor, "h w"]
     """Weighed sum of the channels' maps; not normalised."""

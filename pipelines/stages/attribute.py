@@ -9,7 +9,7 @@ from PIL import Image
 
 from befa import config, tables
 from befa.attribution import overlays
-from befa.attribution.explaining import AttributionConfig, Explained, methods
+from befa.attribution.explaining import METHODS, AttributionConfig, Explained, heatmaps
 from befa.attribution.heatmap import Heatmap
 from befa.attribution.measures import measured
 from befa.cells import Cell
@@ -24,7 +24,7 @@ from pipelines.progress import progress
 log = logging.getLogger(__name__)
 
 
-def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) -> None:
+def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
     """Writes heatmaps.parquet, heatmaps.png and scores.json; measures against objects where the source knows them.
 
     Of a cell with several seeds, the first one's model is looked into.
@@ -33,34 +33,35 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     cfg = config.load(params, "attribution", AttributionConfig)
     into = layout.attribution(dataset, encoder, model, adapter)
     one_thread()
-    network, _ = loaded(layout, dataset, encoder)
+    network, _ = loaded(layout, dataset, encoder, device)
     items, pixels, pictures, objects = _sample(layout, dataset, cfg, network)
     known = [None if one is None else torch.from_numpy(one) for one in objects]
     ids = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"]).to_pylist()
-    rows: list[dict[str, object]] = []
     scores: dict[str, object] = {"items": len(items), "with_object": sum(one is not None for one in known)}
+    explained = {}
+    for cell_adapter in dict.fromkeys(("none", adapter)):
+        folder = layout.run(dataset, encoder, model, cell_adapter)
+        cell = Cell.read(folder / "config.json")
+        recommender, _ = trained(layout, folder, cell, cell.training.seeds[0], device)
+        explained[cell_adapter] = Explained.of(recommender, network, cfg.ids)
+        scores[cell_adapter] = {"behaviour": explained[cell_adapter].angles()}
+    pictured: list[dict[str, dict[str, Heatmap]]] = []
+    with progress(f"attribute {model}", "pictures") as report:
+        for item, pixels_3HW in zip(items, pixels, strict=True):
+            pictured.append(heatmaps(explained, pixels_3HW.to(device), item, cfg.becam))
+            report(len(pictured), len(items))
+    rows: list[dict[str, object]] = []
     columns: dict[str, list[np.ndarray | None]] = {}
-    with progress(f"attribute {model}", "heatmaps") as report:
-        compared = list(dict.fromkeys(("none", adapter)))
-        total = len(compared) * len(methods(cfg)) * len(items)
-        for cell_adapter in compared:
-            folder = layout.run(dataset, encoder, model, cell_adapter)
-            cell = Cell.read(folder / "config.json")
-            recommender, _ = trained(layout, folder, cell, cell.training.seeds[0])
-            explained = Explained.of(recommender, network, cfg.ids)
-            scores[cell_adapter] = {"behaviour": explained.angles()}
-            for name, method in methods(cfg).items():
-                found: list[Heatmap] = []
-                for heatmap in explained.heatmaps(pixels, items, method):
-                    found.append(heatmap)
-                    report(len(rows) + len(found), total)
-                scores[cell_adapter] |= {name: measured(found, known)}
-                rows += [
-                    {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "floor": one.floor,
-                     "heat": one.heat_hw.flatten().tolist()}
-                    for item, one in zip(items, found, strict=True)
-                ]  # fmt: skip
-                columns[f"{name}, {cell_adapter}"] = [one.heat_hw.numpy() if one.with_heat else None for one in found]
+    for cell_adapter in explained:
+        for name in METHODS:
+            found = [one[cell_adapter][name] for one in pictured]
+            scores[cell_adapter] |= {name: measured(found, known)}
+            rows += [
+                {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "floor": one.floor,
+                 "heat": one.heat_hw.flatten().tolist()}
+                for item, one in zip(items, found, strict=True)
+            ]  # fmt: skip
+            columns[f"{name}, {cell_adapter}"] = [one.heat_hw.numpy() if one.with_heat else None for one in found]
     height, width = found[0].heat_hw.shape
     shape = {"height": str(height), "width": str(width)}
     tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
@@ -73,8 +74,8 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
         [str(ids[item]["text"] or ids[item]["item"])[:60] for item in items[shown]],
     )
     tables.write_json(into / "scores.json", scores)
-    for cell_adapter in compared:
-        log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in methods(cfg)}))
+    for cell_adapter in explained:
+        log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in METHODS}))
 
 
 def _told(measures: dict[str, dict[str, int | float | None]]) -> str:

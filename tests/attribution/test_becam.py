@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from befa.attribution.activations import activations, maps, upsampled
-from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, behaviour, grad_cam
+from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, behaviour, grad_cam, masked
 from befa.attribution.heatmap import RESOLUTION, Heatmap
 from befa.encoders import clip_model
 from befa.errors import EncoderError
@@ -14,6 +14,11 @@ from befa.errors import EncoderError
 TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+
+
+def heatmap(model, pixels, score, config=None):
+    config = config or BeCAMConfig()
+    return becam(masked(model, pixels, config.masks, config.batch_size), score, config)
 
 
 @pytest.fixture(scope="module", params=[VIT, RESNET], ids=["vit", "resnet"])
@@ -71,7 +76,7 @@ def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config):
     weights = {"cosine": weights, "relu": weights.relu(), "softmax": weights.softmax(0)}[config.weights]
     expected = sum(weight * channel for weight, channel in zip(weights, channels, strict=True))
     expected = expected.relu() if config.rectify else expected
-    found = becam(model, pixels, score, config)
+    found = heatmap(model, pixels, score, config)
     torch.testing.assert_close(found.heat_hw, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.weights_K, weights, rtol=1e-4, atol=1e-5)
 
@@ -107,9 +112,9 @@ def test_the_heat_lies_where_the_score_comes_from():
     pixels[:, :2, :2] = 1.0
     wanted = nn.functional.one_hot(torch.tensor(0), 5).float()
     score = behaviour(lambda vectors: vectors, wanted)
-    for heatmap in (becam(Spot(), pixels, score), grad_cam(Spot(), pixels, score)):
-        heat = heatmap.heat_hw
-        assert heatmap.with_heat
+    for found in (heatmap(Spot(), pixels, score), grad_cam(Spot(), pixels, score)):
+        heat = found.heat_hw
+        assert found.with_heat
         assert heat.argmax() == 0
         assert heat[0, 0] > 0
         assert heat.flatten()[1:].max() == 0
@@ -137,7 +142,7 @@ def test_tiny_gradients_behind_a_gate_that_ignores_the_picture_are_no_heat(model
 
 
 def test_scores_all_but_equal_weigh_alike(model, pixels):
-    ignored, seen = becam(model, pixels, IGNORES), becam(model, pixels, LOOKS)
+    ignored, seen = heatmap(model, pixels, IGNORES), heatmap(model, pixels, LOOKS)
     assert ignored.weights_spread < RESOLUTION < 10 * RESOLUTION < seen.weights_spread
     alike = maps(model, pixels[None])[0][0].sum(0).relu()
     torch.testing.assert_close(ignored.heat_hw / ignored.weights_K.mean(), alike, rtol=1e-4, atol=1e-4)
@@ -148,7 +153,7 @@ def test_less_the_empty_pictures_score_nothing_is_left(model, pixels):
 
     # Both ways round: heat is of the score's growth alone.
     def both(score):
-        return [becam(model, pixels, lambda vectors, sign=sign: sign * score(vectors), config) for sign in (1, -1)]
+        return [heatmap(model, pixels, lambda vectors, sign=sign: sign * score(vectors), config) for sign in (1, -1)]
 
     ignored, seen = both(IGNORES), both(LOOKS)
     assert not any(heatmap.with_heat for heatmap in ignored)
