@@ -1,6 +1,6 @@
 """Is an adapted cell better than its base, or is it noise? Paired tests and intervals over users and over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     known = [p for p in p_values if p is not None]
     corrected = iter(multipletests(known, method="holm")[1].tolist() if known else ())
     return [None if p is None else next(corrected) for p in p_values]
+
+
+def holm_within(families: Sequence[Hashable], p_values: Sequence[float | None]) -> list[float | None]:
+    """`holm` of each family by itself; `families` names the one of each p-value."""
+    corrected: list[float | None] = [None] * len(p_values)
+    for family in dict.fromkeys(families):
+        places = [place for place, one in enumerate(families) if one == family]
+        for place, p in zip(places, holm([p_values[place] for place in places]), strict=True):
+            corrected[place] = p
+    return corrected
 
 
 def legend(family: str) -> str:

@@ -44,7 +44,7 @@ def controls(experiment: Experiment, encoder: str) -> Table:
         "features: BeFA, and the host, on numbers that say nothing, or on other items' features. What BeFA has over "
         "the constant gate is content; what that gate has over the base is the gated id. Fixed tables: features "
         "that training does not change. Learned λ: BeFA that learns its width. "
-        + significance.legend("the comparisons of its column")
+        + significance.legend("the comparisons of its dataset in its column")
     )
     groups = (("over the base", len(OVER_BASE)), ("over constant gate", 1), ("over the base, fixed tables", 2))
     columns = (*OVER_BASE.values(), "BeFA", "BeFA, fixed tables", "base, trained tables")
@@ -61,8 +61,9 @@ def tests(experiment: Experiment) -> Table:
             with suppress(DataError):  # evaluated on other users: its gain in Table 2 says so
                 found.append(experiment.compared(base, cell.name, METRIC))
                 pairs.append(cell)
-    t = significance.holm([comparison.over_users.t for comparison in found])
-    wilcoxon = significance.holm([comparison.over_users.wilcoxon for comparison in found])
+    families = [(cell.dataset, cell.encoder) for cell in pairs]
+    t = significance.holm_within(families, [comparison.over_users.t for comparison in found])
+    wilcoxon = significance.holm_within(families, [comparison.over_users.wilcoxon for comparison in found])
     rows = []
     for place, (cell, comparison) in enumerate(zip(pairs, found, strict=True)):
         interval = comparison.gain_interval
@@ -82,8 +83,8 @@ def tests(experiment: Experiment) -> Table:
         rows.append(Row(f"{cell.dataset} {cell.encoder} {NAMES.get(cell.model, cell.model)}", tuple(values), last=True))
     note = (
         f"+BeFA against base in {METRIC}. Interval: bootstrap over users. Over users: paired t-test and Wilcoxon's "
-        "signed-rank test, p of each corrected by Holm over its column. Over seeds: the same tests of the seeds' "
-        "means, not corrected; Wilcoxon's needs 6 seeds to reach 0.05."
+        "signed-rank test, p of each corrected by Holm over the rows of its dataset and encoder. Over seeds: the same "
+        "tests of the seeds' means, not corrected; Wilcoxon's needs 6 seeds to reach 0.05."
     )
     groups = (("", 2), ("p over users", 2), ("p over seeds", 2), ("", 2))
     return Table("significance", "Do BeFA's gains stand out of the noise?", note, groups, TESTED, tuple(rows))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
@@ -112,15 +113,21 @@ class Experiment:
     def gains(
         self, table: str, encoder: str, datasets: Sequence[str], adapter: str, base: str, metrics: Sequence[str]
     ) -> dict[tuple[str, str, str], Value]:
-        """Gains by dataset, model and metric, with stars: p over users, corrected over all of them by Holm."""
+        """Gains by dataset, model and metric, with stars: p over users, corrected by Holm over those of a dataset.
+
+        Not over all datasets: a gain's stars must not depend on which other datasets have been run.
+        """
         values, p_values = {}, []
-        for dataset, model, metric in [(d, model, m) for d in datasets for model in HOSTS for m in metrics]:
+        for dataset, model, metric in product(datasets, HOSTS, metrics):
             host = (dataset, encoder, model)
             value = values[dataset, model, metric] = self.gain(table, host, adapter, base, metric)
             pair = [cell_name(*host, one) for one in (base, adapter)]
             p_values.append(None if value.ours is None else self.compared(*pair, metric).over_users.t)
-        stars = [significance.stars(p) for p in significance.holm(p_values)]
-        return {key: replace(value, stars=mark) for (key, value), mark in zip(values.items(), stars, strict=True)}
+        corrected = significance.holm_within([dataset for dataset, _, _ in values], p_values)
+        return {
+            key: replace(value, stars=significance.stars(p))
+            for (key, value), p in zip(values.items(), corrected, strict=True)
+        }
 
     def compared(self, base: str, adapted: str, metric: str) -> Comparison:
         """Two cells that have results, by user and seed. Raises DataError where their users are not the same."""

@@ -58,7 +58,7 @@ def table_2(experiment: Experiment, encoder: str) -> Table:
         rows.append(Row("gain", tuple(gains[dataset, model, metric] for dataset, metric in columns), last=True))
     means = (_mean_gain([gains[d, model, metric] for model in HOSTS]) for d, metric in columns)
     rows.append(Row("mean gain", tuple(means), last=True))
-    note = MEASURED + legend("all comparisons of this table")
+    note = MEASURED + legend("the comparisons of its dataset in this table")
     title, groups = f"Table 2: base and +BeFA, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
     return Table(
         f"table2-{encoder}",
