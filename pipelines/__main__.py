@@ -300,11 +300,14 @@ def add_cells(
     model: Annotated[list[str] | None, typer.Option(help="May be given several times; else the paper's four.")] = None,
     adapter: Annotated[list[str] | None, typer.Option(help="May be given several times; else none and befa.")] = None,
     controls: Annotated[bool, typer.Option("--controls", help="Also BeFA's controls.")] = False,
+    studies: Annotated[
+        bool, typer.Option("--studies", help="Also tuning, sensitivity, distribution and heatmaps of adapted cells.")
+    ] = False,
 ) -> None:
     """List more cells in pipelines/cells.yaml: their stages are then in the graph."""
     from pipelines import add_cells as adding
 
-    added = adding.add(Layout(), dataset, encoder, model or (), adapter or (), controls=controls)
+    added = adding.add(Layout(), dataset, encoder, model or (), adapter or (), controls=controls, studies=studies)
     typer.echo("\n".join(f"added {name}" for name in added) or "nothing to add: all of them are listed")
 
 

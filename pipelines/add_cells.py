@@ -5,7 +5,7 @@ from typing import Any
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import LEADERS, Cell, cell_name, host_name
+from befa.cells import LEADERS, Cell, FeaturesConfig, cell_name, host_name
 from befa.errors import lookup
 from befa.models import MODELS
 from befa.paths import Layout
@@ -25,12 +25,13 @@ def add(
     adapters: Sequence[str] = (),
     *,
     controls: bool = False,
+    studies: bool = False,
 ) -> list[str]:
     """Lists what is not listed yet: the encoding, a cell for each model and adapter; returns the new lines' names.
 
     Without `models` the paper's four, without `adapters` none and befa; with `controls` those of BeFA too. Controls
-    have a block of their own. Raises ConfigError for an unknown name, and for a dataset, model or adapter without its
-    blocks in params.yaml.
+    have a block of their own. With `studies` also what is made of these cells: see `_studies`. Raises ConfigError for
+    an unknown name, and for a dataset, model or adapter without its blocks in params.yaml.
     """
     params = config.read_params(layout.params)
     for kind, name in (("dataset", dataset), ("encoder", encoder)):
@@ -47,13 +48,33 @@ def add(
             names = (dataset, encoder, model, adapter)
             Cell.from_params(params, *names)
             group = "controls" if adapter in CONTROLS else "cells"
-            if cell_name(*names) not in (lists.get(group) or {}):
-                edits[group, cell_name(*names)] = dict(zip(NAMES, names, strict=True))
+            wanted = {(group, cell_name(*names)): dict(zip(NAMES, names, strict=True))}
+            if studies and group == "cells":
+                wanted |= _studies(params, *names)
+            edits |= {at: line for at, line in wanted.items() if at[1] not in (lists.get(at[0]) or {})}
         if host_name(dataset, encoder, model) not in (params.get("tuned") or {}):
             tuned["tuned", host_name(dataset, encoder, model)] = {}  # DVC wants the parameter to be there
     change(layout.params, tuned)
     change(layout.cells, edits)
     return [f"{group}.{name}" for group, name in edits]
+
+
+def _studies(
+    params: Mapping[str, Any], dataset: str, encoder: str, model: str, adapter: str
+) -> dict[tuple[str, str], dict[str, str]]:
+    """Of an adapted cell: its tuning, the distribution of its features, and heatmaps where the encoder has maps to show
+    and the dataset pictures; of one with BeFA, its host's sensitivity to the width."""
+    if adapter == "none":
+        return {}
+    line = dict(zip(NAMES, (dataset, encoder, model, adapter), strict=True))
+    name = cell_name(*line.values())
+    found = {("tune", name): line, ("distributions", name): line}
+    pictured = "image" in config.load(params, f"features.{dataset}", FeaturesConfig).modalities
+    if pictured and config.load(params, f"encoders.{encoder}.kind", str) == "open_clip":
+        found["attribute", name] = line
+    if adapter == "befa":
+        found["sensitivities", host_name(dataset, encoder, model)] = {key: line[key] for key in NAMES[:3]}
+    return found
 
 
 def _encoding(

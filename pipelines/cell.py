@@ -41,8 +41,8 @@ def show(name: str, layout: Layout) -> None:
 def find(name: str, layout: Layout, graph: Provenance) -> Value:
     """The figure of that name."""
     parts = name.split("/")
-    # Stars are corrected over a whole table: all of its encoder's cells are wanted, and no others.
-    encoder = parts[2] if parts[0] in ("table2", "table3", "table4", "controls") and len(parts) > 2 else None
+    # A table is of one encoder, and its stars are corrected over it: all of its cells are wanted, and no others.
+    encoder = parts[2] if parts[0] not in ("table1", "significance") and len(parts) > 2 else None
     found = {value.name: value for table in contents.tables(gathered(layout, graph, encoder)) for value in table.values}
     if name not in found:
         near = get_close_matches(name, found, n=3, cutoff=0.5)

@@ -198,6 +198,26 @@ def test_controls_are_listed_apart(params):
     assert add(params, "hm", "clip", ["bpr"], ["constant_gate"]) == ["controls.hm-clip-bpr-constant_gate"]
 
 
+def test_studies_are_listed_for_adapted_cells(params, lists):
+    added = add(params, "demo", "clip", ["bm3"], ["none", "befa", "lora"], studies=True)
+    befa, lora = "demo-clip-bm3-befa", "demo-clip-bm3-lora"
+    assert {name for name in added if not name.startswith(("cells.", "encodings."))} == {
+        f"{block}.{name}" for block in ("tune", "distributions", "attribute") for name in (befa, lora)
+    } | {"sensitivities.demo-clip-bm3"}
+    found = config.read_params(lists)
+    host = {"dataset": "demo", "encoder": "clip", "model": "bm3"}
+    assert found["sensitivities"]["demo-clip-bm3"] == host
+    assert found["tune"][befa] == found["attribute"][befa] == {**host, "adapter": "befa"}
+    assert add(params, "demo", "clip", ["bm3"], ["none", "befa", "lora"], studies=True) == []
+
+
+@pytest.mark.parametrize(("dataset", "encoder"), [("demo", "imagebind"), ("microlens_titles", "clip")])
+def test_heatmaps_are_not_listed_where_there_is_nothing_to_show(params, dataset, encoder):
+    added = add(params, dataset, encoder, ["mgcn"], ["befa"], studies=True)
+    assert f"tune.{dataset}-{encoder}-mgcn-befa" in added
+    assert not any(name.startswith("attribute.") for name in added)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -15,7 +15,7 @@ from befa.paths import Layout
 from befa.report import contents, rendering
 from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
-from befa.report.results import Result, State
+from befa.report.results import Result, State, Study
 from befa.rng import numpy_stream
 
 ADAPTERS = ("none", "befa", "lora", "soft_prompt", "constant_gate")
@@ -168,6 +168,50 @@ def test_an_encoder_without_befas_cells_has_no_table_2():
     keys = [table.key for table in contents.tables(experiment(adapters=("none", "lora")))]
     assert "table2-clip" not in keys
     assert "table3-clip" in keys
+
+
+ON_OBJECTS = {"items": 64, "without_heat": 4, "pointing": 0.53, "energy": 0.431, "coverage": None}
+SCORES = {"items": 64, "none": {"behaviour": {"angle": 44.47}, "becam": ON_OBJECTS},
+          "befa": {"behaviour": {"angle": 18.4}, "becam": {**ON_OBJECTS, "without_heat": 64}}}  # fmt: skip
+LIES = {"uniformity": -3.5, "uniformity_of_ids": -3.4, "alignment_to_id": 0.5, "alignment_in_baskets": 1.5}
+SPREADS = {"modalities": {"text": {"none": {**LIES, "gate": None}, "befa": {
+    **LIES, "alignment_to_id": 0.1, "gate": {"mean": 0.9, "over_items": 5e-6, "over_channels": 0.3}}}}}  # fmt: skip
+WIDTHS = {"metric": "recall@20", "base": {"test": {"recall@20": 0.25}}, "best": {"lambda": 0.5, "test": 0.27},
+          "learned": {"lambda": {"image": 3.944, "text": 4.0}, "test": {"recall@20": 0.26}}}  # fmt: skip
+
+
+def test_the_papers_figures_are_numbers_too():
+    made = {"attribution": SCORES, "distribution": SPREADS, "sensitivity": WIDTHS}
+    studies = {
+        kind: [
+            Study("hm", "clip", "bm3", "befa", f"{kind}@hm-clip-bm3", CURRENT, measures),
+            Study("hm", "clip", "mgcn", "befa", f"{kind}@hm-clip-mgcn", State("absent", "download@hm"), {}),
+        ]
+        for kind, measures in made.items()
+    }
+    tables = contents.tables(replace(experiment(), studies=studies))
+    assert all(len(row.values) == len(table.columns) for table in tables for row in table.rows)
+    assert all(sum(width for _, width in table.groups) == len(table.columns) for table in tables[-3:])
+    found = {value.name: value for table in tables for value in table.values}
+    shown = {
+        "attribution/hm/clip/bm3/beside-befa/angle": "44.5",
+        "attribution/hm/clip/bm3+befa/angle": "18.4",
+        "attribution/hm/clip/bm3/beside-befa/becam/energy": "43%",
+        "attribution/hm/clip/bm3/beside-befa/becam/coverage": "–",
+        "attribution/hm/clip/bm3/beside-befa/becam/with-heat": "60 of 64",
+        "attribution/hm/clip/bm3+befa/becam/with-heat": "0 of 64",
+        "distribution/hm/clip/bm3+befa/text/alignment_to_id": "0.100",
+        "distribution/hm/clip/bm3/beside-befa/text/gate-mean": "–",
+        "distribution/hm/clip/bm3+befa/text/gate-over_items": "0.000",
+        "sensitivity/hm/clip/bm3+befa/best-lambda": "0.5",
+        "sensitivity/hm/clip/bm3+befa/best": "0.2700",
+        "sensitivity/hm/clip/bm3+befa/learned-lambda": "3.94 (image), 4.00 (text)",
+        "sensitivity/hm/clip/bm3+befa/learned": "0.2600",
+        "sensitivity/hm/clip/mgcn+befa/learned-lambda": "–",
+    }
+    assert {name: found[name].shown for name in shown} == shown
+    assert found["sensitivity/hm/clip/bm3+befa/best"].command == "dvc repro sensitivity@hm-clip-bm3"
+    assert found["attribution/hm/clip/mgcn+befa/angle"].state.status == "absent"
 
 
 def test_tuned_and_untuned_are_told_apart():

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from befa.paths import Layout
-from befa.report import evidence_tables, paper_tables
+from befa.report import evidence_tables, paper_tables, study_tables
 from befa.report.experiment import Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
@@ -11,7 +11,7 @@ from befa.report.values import REPRO, State, Table
 
 
 def tables(experiment: Experiment) -> list[Table]:
-    """The paper's tables, each encoder's in turn, then the controls and the tests."""
+    """The paper's tables, each encoder's in turn, then controls, tests, and the paper's figures as numbers."""
     encoders = experiment.encoders
     with_befa = [encoder for encoder in encoders if experiment.datasets(encoder, "befa")]
     with_rivals = [encoder for encoder in encoders if experiment.datasets(encoder, *RIVALS)]
@@ -23,6 +23,12 @@ def tables(experiment: Experiment) -> list[Table]:
         *(paper_tables.table_4(experiment, encoder) for encoder in with_rivals),
         *(evidence_tables.controls(experiment, encoder) for encoder in with_controls),
         evidence_tables.tests(experiment),
+        *(
+            table(experiment, encoder)
+            for kind, table in study_tables.TABLES.items()
+            for encoder in encoders
+            if any(study.encoder == encoder for study in experiment.studies.get(kind, ()))
+        ),
     ]
 
 

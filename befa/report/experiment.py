@@ -12,7 +12,7 @@ from befa.cells import Listed, cell_name
 from befa.errors import DataError
 from befa.report import published
 from befa.report.befa_table import SHOWN
-from befa.report.results import Result, State
+from befa.report.results import Result, State, Study
 from befa.report.values import Value, together
 from befa.rng import numpy_stream
 from befa.significance import Comparison
@@ -52,6 +52,8 @@ class Experiment:
     """How these stand, by dataset."""
     tuned: Mapping[str, str] = field(default_factory=dict)
     """What tuning chose, by cell; untuned ones are left out."""
+    studies: Mapping[str, Sequence[Study]] = field(default_factory=dict)
+    """Attribution, distribution and sensitivity: those that the graph has, made or not."""
     _compared: dict[tuple[str, str, str], Comparison] = field(default_factory=dict, compare=False)
     _per_user: dict[str, pa.Table] = field(default_factory=dict, compare=False)
 

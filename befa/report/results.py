@@ -1,6 +1,6 @@
 """What the cells of the experiment left on disk, and how far each can be believed to be of today's code and data."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -59,6 +59,21 @@ class Result:
     def per_user(self) -> pa.Table:
         """Metrics by user and seed."""
         return tables.read_table(self.folder / "per_user.parquet")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a stage found out about a model with an adapter, beside the same model without."""
+
+    dataset: str
+    encoder: str
+    model: str
+    adapter: str
+    stage: str
+    """That makes it: attribute@demo-clip_small-bm3-befa."""
+    state: State
+    measures: Mapping[str, Any]
+    """Its JSON; empty where it has not been made."""
 
 
 def read(layout: Layout, cell: Listed) -> Result | None:

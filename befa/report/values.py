@@ -5,7 +5,7 @@ from typing import Literal
 
 from befa.report.results import State
 
-Form = Literal["ratio", "gain", "percent", "count", "seconds", "text"]
+Form = Literal["ratio", "gain", "percent", "share", "count", "seconds", "degrees", "number", "text"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class Value:
 
 
 REPRO = "dvc repro "
+FORMATS = {
+    "ratio": ".4f",
+    "gain": "+.1%",
+    "percent": ".3%",
+    "share": ".0%",
+    "count": ",.0f",
+    "seconds": ".2f",
+    "degrees": ".1f",
+    "number": ".3f",
+}
 WORST_FIRST = ("unlisted", "absent", "stale", "current")
 
 
@@ -77,8 +87,7 @@ def _text(value: int | float | str | None, form: Form) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    forms = {"ratio": ".4f", "gain": "+.1%", "percent": ".3%", "count": ",.0f", "seconds": ".2f"}
-    return format(value, forms[form])
+    return format(value, FORMATS[form])
 
 
 @dataclass(frozen=True)

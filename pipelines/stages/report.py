@@ -54,7 +54,32 @@ def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> E
         sizes={dataset: tables.read_json(path) for dataset, path in certificates.items() if path.exists()},
         filtered={dataset: graph.state(f"filter@{dataset}") for dataset in datasets},
         tuned=_tuned(params, cells.values()),
+        studies=_studies(layout, lists, graph, encoder),
     )
+
+
+def _studies(
+    layout: Layout, lists: Mapping[str, Any], graph: Provenance, encoder: str | None
+) -> dict[str, list[results.Study]]:
+    """What the graph's stages find out about cells (of one encoder), made or not, by kind."""
+    made: dict[str, list[results.Study]] = {}
+    for kind, block in {
+        "attribution": "attribute",
+        "distribution": "distributions",
+        "sensitivity": "sensitivities",
+    }.items():
+        for name, line in (lists.get(block) or {}).items():
+            if encoder not in (None, line["encoder"]):
+                continue
+            path = getattr(layout, kind)(*line.values())
+            path = path / "scores.json" if kind == "attribution" else path
+            stage = f"{'attribute' if kind == 'attribution' else kind}@{name}"
+            measures = tables.read_json(path) if path.exists() else {}
+            of = {"adapter": "befa", **line}
+            made.setdefault(kind, []).append(
+                results.Study(**of, stage=stage, state=graph.state(stage), measures=measures)
+            )
+    return made
 
 
 def _tuned(params: Mapping[str, Any], cells: Iterable[Listed]) -> dict[str, str]:

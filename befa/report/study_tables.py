@@ -1,0 +1,127 @@
+"""What the paper shows as pictures, as numbers: drift and omission, the distribution of features, sensitivity."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from befa.report.experiment import NAMES, Experiment, short
+from befa.report.results import Study
+from befa.report.values import REPRO, Form, Row, Table, Value
+
+METHODS = {"becam": "BeCAM", "score_cam": "Score-CAM", "grad_cam": "Grad-CAM"}
+ON_OBJECTS = ("pointing", "energy", "coverage")
+
+
+def attribution(experiment: Experiment, encoder: str) -> Table:
+    """Where pictures speak for behaviour, and how far content is from it (section 3 of arXiv 2406.00323)."""
+    rows = []
+    for study in _of(experiment, "attribution", encoder):
+        for adapter in dict.fromkeys(("none", study.adapter)):
+            figure = _figures("attribution", study, adapter)
+            of = study.measures.get(adapter, {})
+            values = [figure("angle", "degrees", of.get("behaviour", {}).get("angle"))]
+            for method in METHODS:
+                found = of.get(method, {})
+                values += [figure(f"{method}/{name}", "share", found.get(name)) for name in ON_OBJECTS]
+                heat = f"{found['items'] - found['without_heat']} of {found['items']}" if found else None
+                values.append(figure(f"{method}/with-heat", "text", heat))
+            rows.append(Row(_label(study, adapter), tuple(values), last=adapter == study.adapter))
+    note = (
+        "Angle: mean angle in degrees between an item's content and its id, over all items with a picture (equation 4; "
+        "the id vector stands in for the ideal one). The others are means over the explained pictures that have heat "
+        "and whose object is known. Pointing: the hottest place is on the object. Energy: share of the heat on the "
+        "object, the rest is drift. Coverage: share of the object among as many hottest places as the object has, the "
+        "rest is omission. With heat: pictures whose heatmap is more than rounding."
+    )
+    groups = (("", 1), *((name, len(ON_OBJECTS) + 1) for name in METHODS.values()))
+    columns = ("angle", *(*ON_OBJECTS, "with heat") * len(METHODS))
+    title = f"Drift and omission: where pictures speak for behaviour, {encoder}"
+    return Table(f"attribution-{encoder}", title, note, groups, columns, tuple(rows))
+
+
+def distribution(experiment: Experiment, encoder: str) -> Table:
+    """How content lies without and with an adapter: Figure 9 as numbers."""
+    rows = []
+    for study in _of(experiment, "distribution", encoder):
+        modalities = study.measures.get("modalities", {"all modalities": {}})
+        for modality, adapter in [(m, a) for m in modalities for a in dict.fromkeys(("none", study.adapter))]:
+            figure = _figures("distribution", study, adapter)
+            of = modalities[modality].get(adapter, {})
+            gate = of.get("gate") or {}
+            values = [
+                figure(f"{modality}/{name}", "number", of.get(name))
+                for name in ("uniformity", "uniformity_of_ids", "alignment_to_id", "alignment_in_baskets")
+            ]
+            gates = ("mean", "over_items", "over_channels")
+            values += [figure(f"{modality}/gate-{name}", "number", gate.get(name)) for name in gates]
+            label = f"{_label(study, adapter)}, {modality}"
+            rows.append(Row(label, tuple(values), last=adapter == study.adapter))
+    note = (
+        "Uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of items, lower is more even; alignment: mean "
+        "squared distance, of unit vectors, of an item's content to its id, and of items that one user has "
+        "(arXiv 2005.10242). Gate: of BeFA, its mean, and its standard deviation over items and over channels: 0 over "
+        "items is a gate that does not heed what an item's content says."
+    )
+    columns = ("of content", "of ids", "to the id", "in baskets", "mean", "over items", "over channels")
+    groups = (("uniformity", 2), ("alignment", 2), ("gate", 3))
+    title = f"Distribution of content (Figure 9 as numbers), {encoder} features"
+    return Table(f"distribution-{encoder}", title, note, groups, columns, tuple(rows))
+
+
+def sensitivity(experiment: Experiment, encoder: str) -> Table:
+    """The grid's best lambda beside the learned one: Figure 10 as numbers."""
+    rows = []
+    for study in _of(experiment, "sensitivity", encoder):
+        figure, of = _figures("sensitivity", study, study.adapter), study.measures
+        metric = of.get("metric", "")
+        learned = of.get("learned") or {}
+        widths = ", ".join(f"{value:.2f} ({modality})" for modality, value in learned.get("lambda", {}).items())
+        values = (
+            figure("base", "ratio", of.get("base", {}).get("test", {}).get(metric)),
+            figure("best-lambda", "text", f"{of['best']['lambda']:g}" if of else None),
+            figure("best", "ratio", of.get("best", {}).get("test")),
+            figure("learned-lambda", "text", widths or None),
+            figure("learned", "ratio", learned.get("test", {}).get(metric)),
+        )
+        rows.append(Row(_label(study, "none") + (metric and f", {metric}"), values, last=True))
+    note = (
+        "Test values, means over seeds. The grid's best is picked on validation; the learned lambda comes out of one "
+        "training (the paper's future work). The whole grid is in the picture, and in the JSON beside it."
+    )
+    groups, columns = (("", 1), ("best of the grid", 2), ("learned", 2)), ("base", "λ", "value", "λ", "value")
+    return Table(
+        f"sensitivity-{encoder}",
+        f"Sensitivity to λ (Figure 10 as numbers), {encoder} features",
+        note,
+        groups,
+        columns,
+        tuple(rows),
+    )
+
+
+TABLES: Mapping[str, Callable[[Experiment, str], Table]] = {
+    "attribution": attribution,
+    "distribution": distribution,
+    "sensitivity": sensitivity,
+}
+
+
+def _of(experiment: Experiment, kind: str, encoder: str) -> list[Study]:
+    return [study for study in experiment.studies.get(kind, ()) if study.encoder == encoder]
+
+
+def _label(study: Study, adapter: str) -> str:
+    return f"{study.dataset} {NAMES.get(study.model, study.model)}" + (
+        "" if adapter == "none" else f" +{NAMES.get(adapter, adapter)}"
+    )
+
+
+def _figures(kind: str, study: Study, adapter: str) -> Callable[[str, Form, Any], Value]:
+    """Makes the figures of one line."""
+    stem = f"{kind}/{study.dataset}/{study.encoder}/{short(study.model, adapter)}"
+    if adapter == "none" and study.adapter != "none":  # two adapters of a model have the same base
+        stem += f"/beside-{study.adapter}"
+
+    def figure(name: str, form: Form, ours: Any) -> Value:
+        return Value(f"{stem}/{name}", study.state, REPRO + study.stage, form=form, ours=ours)
+
+    return figure
