@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 ProtocolName = Literal["clean", "mmrec"]
-"""`clean`: this project's protocol. `mmrec`: the field's reference code, its known defects included."""
+"""`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code; see docs/protocols.md."""
 
 
 @dataclass(frozen=True)

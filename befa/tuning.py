@@ -81,7 +81,9 @@ class Searched:
     space: dict[str, Any]
     """Choices or range of each setting."""
     size: int | None
-    """How many combinations the space has; None: no end of them. With fewer than trials, all were tried."""
+    """How many combinations the space has; None: no end of them."""
+    exhausted: bool
+    """Whether all of them were tried; trial 0 may be none of them."""
     trials: list[Tried]
     winner: Tried
     """The complete trial with the highest value; the earlier one of equals."""
@@ -146,7 +148,7 @@ def search(
             trial.set_user_attr("settings", {name: {**_own(cell), **trial.params}[name] for name in space})
             _train(trial_study, trial, trained, problem, valid, cfg.pruning, watch.epoch)
             study.add_trial(trial_study.trials[-1])  # one transaction
-    return _searched([_tried(trial) for trial in ended], space)
+    return _searched([_tried(trial) for trial in ended], space, exhausted=len(combinations) >= size(space))
 
 
 def with_tuned(params: Mapping[str, Any], names: tuple[str, str, str, str], tuned: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +291,7 @@ def _tried(trial: FrozenTrial) -> Tried:
     )
 
 
-def _searched(trials: list[Tried], space: Distributions) -> Searched:
+def _searched(trials: list[Tried], space: Distributions, *, exhausted: bool) -> Searched:
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
         what = f"all {len(trials)} trials failed, the first with: {trials[0].error}"
@@ -299,6 +301,7 @@ def _searched(trials: list[Tried], space: Distributions) -> Searched:
     return Searched(
         space={name: json.loads(distribution_to_json(each))["attributes"] for name, each in space.items()},
         size=None if combinations == float("inf") else int(combinations),
+        exhausted=exhausted,
         trials=trials,
         winner=winner,
         tuned={} if winner.number == 0 else _parts(winner.settings),

@@ -214,6 +214,26 @@ def test_the_papers_figures_are_numbers_too():
     assert found["attribution/hm/clip/mgcn+befa/angle"].state.status == "absent"
 
 
+def test_other_models_have_a_table_of_their_own():
+    made, rng = experiment(), np.random.default_rng(3)
+    for model, adapter in (("lattice_released", "none"), ("lattice_released", "befa"), ("item_knn", "none")):
+        cell = Listed(dataset="hm", encoder="clip", model=model, adapter=adapter)
+        made.cells[cell.name], made.states[cell.name] = cell, CURRENT
+        made.results[cell.name] = result(rng, 0.3)
+    [table] = [table for table in contents.tables(made) if table.key.startswith("others")]
+    labels = ["LATTICE (released)", "LATTICE (released)+BeFA", "gain", "ItemKNN"]
+    assert [row.label for row in table.rows] == labels
+    mean = {
+        adapter: made.results[f"hm-clip-lattice_released-{adapter}"].mean("recall@20") for adapter in ("none", "befa")
+    }
+    found = {value.name: value for value in table.values}
+    assert found["others/hm/clip/lattice_released+befa/recall@20/gain"].ours == pytest.approx(
+        mean["befa"] / mean["none"] - 1
+    )
+    assert found["others/hm/clip/item_knn/recall@20"].command == "dvc repro evaluate@hm-clip-item_knn-none"
+    assert not any(table.key.startswith("others") for table in contents.tables(experiment()))
+
+
 def test_tuned_and_untuned_are_told_apart():
     made = replace(experiment(), tuned={"hm-clip-bm3-befa": "learning_rate 0.005"})
     found = figures(made)

@@ -280,6 +280,17 @@ def test_a_finite_space_is_tried_to_its_end_and_nothing_twice(tmp_path, sampler)
     assert "of 4 trials, all that there are" in sentence(result, "ndcg@5")
 
 
+@pytest.mark.parametrize(
+    ("trials", "ended", "told"), [(2, 2, "of 2 trials,"), (9, 3, "of 3 trials, all that there are")]
+)
+def test_untuned_settings_outside_of_the_space_are_none_of_its_combinations(tmp_path, trials, ended, told):
+    space = {"optimizer": {"learning_rate": [0.0123, 0.0234]}, "models": {}}
+    result = searched(project(tmp_path, space=space, trials=trials), "none")
+    assert (len(result.trials), result.size, result.exhausted) == (ended, 2, ended == 3)
+    assert told in sentence(result, "ndcg@5")
+    assert ("all that there are" in sentence(result, "ndcg@5")) == result.exhausted
+
+
 def test_of_equals_the_earlier_trial_wins(tmp_path):
     """recall@20 of 16 items is 1, whatever is recommended."""
     layout = project(tmp_path, space={"models": {"bm3": {"layers": [2, 3]}}}, monitor="recall@20")

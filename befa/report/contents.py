@@ -4,23 +4,27 @@ from collections.abc import Callable
 
 from befa.paths import Layout
 from befa.report import evidence_tables, paper_tables, study_tables
-from befa.report.experiment import Experiment
+from befa.report.experiment import HOSTS, Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
 from befa.report.values import REPRO, State, Table
 
 
 def tables(experiment: Experiment) -> list[Table]:
-    """The paper's tables, each encoder's in turn, then controls, tests, and the paper's figures as numbers."""
+    """The paper's tables, each encoder's in turn; then other models, controls, tests, and the paper's figures."""
     encoders = experiment.encoders
     with_befa = [encoder for encoder in encoders if experiment.datasets(encoder, "befa")]
     with_rivals = [encoder for encoder in encoders if experiment.datasets(encoder, *RIVALS)]
+    with_others = [
+        e for e in encoders if any(c.encoder == e and c.model not in HOSTS for c in experiment.cells.values())
+    ]
     with_controls = [e for e in encoders if experiment.datasets(e, *evidence_tables.LACKING)]
     return [
         paper_tables.table_1(experiment),
         *(paper_tables.table_2(experiment, encoder) for encoder in with_befa),
         *(paper_tables.table_3(experiment, encoder) for encoder in with_rivals),
         *(paper_tables.table_4(experiment, encoder) for encoder in with_rivals),
+        *(evidence_tables.others(experiment, encoder) for encoder in with_others),
         *(evidence_tables.controls(experiment, encoder) for encoder in with_controls),
         evidence_tables.tests(experiment),
         *(

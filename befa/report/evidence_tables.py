@@ -6,7 +6,7 @@ from dataclasses import replace
 from befa import significance
 from befa.cells import cell_name
 from befa.errors import DataError
-from befa.report.experiment import HOSTS, NAMES, Experiment
+from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, short
 from befa.report.values import Row, Table, Value, together
 
 METRIC = "recall@20"
@@ -50,6 +50,34 @@ def controls(experiment: Experiment, encoder: str) -> Table:
     columns = (*OVER_BASE.values(), "BeFA", "BeFA, fixed tables", "base, trained tables")
     title = f"Controls: how much of a gain is content? {encoder} features"
     return Table(f"controls-{encoder}", title, note, groups, columns, tuple(rows))
+
+
+def others(experiment: Experiment, encoder: str) -> Table:
+    """Models beside the paper's four hosts: what a gain would have to be worth against a simpler model."""
+    cells = [c for c in experiment.cells.values() if c.encoder == encoder and c.model not in HOSTS]
+    datasets = list(dict.fromkeys(cell.dataset for cell in cells))
+    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    rows = []
+    for model in dict.fromkeys(cell.model for cell in cells):
+        adapters = dict.fromkeys(cell.adapter for cell in cells if cell.model == model)
+        lines = [
+            (
+                short(NAMES.get(model, model), NAMES.get(adapter, adapter)),
+                [experiment.metric("others", d, encoder, model, adapter, metric) for d, metric in columns],
+            )
+            for adapter in adapters
+        ]
+        if {"none", "befa"} <= adapters.keys():
+            gains = [experiment.gain("others", (d, encoder, model), "befa", "none", metric) for d, metric in columns]
+            lines.append(("gain", gains))
+        rows += [Row(label, tuple(values), last=label == lines[-1][0]) for label, values in lines]
+    note = (
+        "Test part; mean ± sample standard deviation over seeds where there are several. LATTICE (released) is the "
+        "host in BeFA's published code. VBPR has no graph, LightGCN and BPR-MF no content, ItemKNN (neighbours by "
+        "content) no training."
+    )
+    title, groups = f"Other models, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    return Table(f"others-{encoder}", title, note, groups, METRICS * len(datasets), tuple(rows))
 
 
 def tests(experiment: Experiment) -> Table:

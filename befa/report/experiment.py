@@ -29,6 +29,11 @@ NAMES = {
     "befa": "BeFA",
     "lora": "LoRA",
     "soft_prompt": "SoftPrompt",
+    "lattice_released": "LATTICE (released)",
+    "vbpr": "VBPR",
+    "lightgcn": "LightGCN",
+    "bpr": "BPR-MF",
+    "item_knn": "ItemKNN",
 }
 BOOTSTRAP_SEED = 1
 """All comparisons draw the same users."""

@@ -41,7 +41,7 @@ def sentence(searched: Searched, monitor: str) -> str:
     ended = [trial.state for trial in searched.trials]
     told = [f"{count} {state}" for state in ("pruned", "failed") if (count := ended.count(state))]
     trials = f"{len(ended)} trials" + (f" ({', '.join(told)})" if told else "")
-    if searched.size is not None and len(ended) >= searched.size:
+    if searched.exhausted:
         trials += ", all that there are"
     if winner.number == 0:
         return f"of {trials}, none beats the untuned settings: {value} ({settings})"
