@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 ProtocolName = Literal["clean", "mmrec"]
-"""`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code; see docs/protocols.md."""
+"""`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code
+(docs/protocols.md)."""
 
 
 @dataclass(frozen=True)
