@@ -221,7 +221,7 @@ def test_other_models_have_a_table_of_their_own():
         made.cells[cell.name], made.states[cell.name] = cell, CURRENT
         made.results[cell.name] = result(rng, 0.3)
     [table] = [table for table in contents.tables(made) if table.key.startswith("others")]
-    labels = ["LATTICE (released)", "LATTICE (released)+BeFA", "gain", "ItemKNN"]
+    labels = ["LATTICE (released)", "LATTICE (released) +BeFA", "gain", "ItemKNN"]
     assert [row.label for row in table.rows] == labels
     mean = {
         adapter: made.results[f"hm-clip-lattice_released-{adapter}"].mean("recall@20") for adapter in ("none", "befa")

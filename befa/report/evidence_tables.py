@@ -6,7 +6,7 @@ from dataclasses import replace
 from befa import significance
 from befa.cells import cell_name
 from befa.errors import DataError
-from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, short
+from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment
 from befa.report.values import Row, Table, Value, together
 
 METRIC = "recall@20"
@@ -62,7 +62,7 @@ def others(experiment: Experiment, encoder: str) -> Table:
         adapters = dict.fromkeys(cell.adapter for cell in cells if cell.model == model)
         lines = [
             (
-                short(NAMES.get(model, model), NAMES.get(adapter, adapter)),
+                NAMES.get(model, model) + ("" if adapter == "none" else f" +{OVER_BASE.get(adapter, adapter)}"),
                 [experiment.metric("others", d, encoder, model, adapter, metric) for d, metric in columns],
             )
             for adapter in adapters
