@@ -13,7 +13,7 @@ from scipy import stats
 
 from befa.errors import DataError
 from befa.rng import numpy_stream
-from befa.significance import LEVELS, PValues, compare, holm, legend, stars
+from befa.significance import LEVELS, PValues, compare, holm, holm_within, legend, stars
 
 USERS = [f"user{number:02}" for number in range(30)]
 
@@ -248,6 +248,12 @@ def test_what_cannot_be_compared_says_why():
     nan = per_user(np.where(base_US == base_US[0, 0], np.nan, base_US))
     with pytest.raises(DataError, match="recall@20 is not a finite number for a user in adapted's users"):
         compared(base, nan)
+
+
+def test_holm_within_leaves_each_family_to_itself():
+    corrected = holm_within(["a", "b", "a", "b", "b"], [0.01, 0.02, 0.03, None, 0.04])
+    assert corrected == pytest.approx([0.02, 0.04, 0.03, None, 0.04])
+    assert holm_within([], []) == []
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls():

@@ -2,8 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from befa import config, tables
@@ -16,6 +17,13 @@ from pipelines import provenance
 from pipelines.provenance import Provenance
 
 log = logging.getLogger(__name__)
+
+STUDIES: dict[str, tuple[str, str, Callable[..., Path]]] = {
+    "attribution": ("attribute", "attribute", lambda layout, **line: layout.attribution(**line) / "scores.json"),
+    "distribution": ("distributions", "distribution", Layout.distribution),
+    "sensitivity": ("sensitivities", "sensitivity", Layout.sensitivity),
+}
+"""By kind (befa/report/study_tables.py): the block of pipelines/cells.yaml, the stage, and where its numbers are."""
 
 
 def run(layout: Layout) -> None:
@@ -62,24 +70,19 @@ def _studies(
     layout: Layout, lists: Mapping[str, Any], graph: Provenance, encoder: str | None
 ) -> dict[str, list[results.Study]]:
     """What the graph's stages find out about cells (of one encoder), made or not, by kind."""
-    made: dict[str, list[results.Study]] = {}
-    for kind, block in {
-        "attribution": "attribute",
-        "distribution": "distributions",
-        "sensitivity": "sensitivities",
-    }.items():
+    found: dict[str, list[results.Study]] = {}
+    for kind, (block, stage, numbers) in STUDIES.items():
         for name, line in (lists.get(block) or {}).items():
             if encoder not in (None, line["encoder"]):
                 continue
-            path = getattr(layout, kind)(*line.values())
-            path = path / "scores.json" if kind == "attribution" else path
-            stage = f"{'attribute' if kind == 'attribution' else kind}@{name}"
+            path = numbers(layout, **line)
             measures = tables.read_json(path) if path.exists() else {}
-            of = {"adapter": "befa", **line}
-            made.setdefault(kind, []).append(
-                results.Study(**of, stage=stage, state=graph.state(stage), measures=measures)
+            of = {"adapter": "befa", **line}  # a sensitivity is BeFA's, and its line has no adapter
+            state = graph.state(f"{stage}@{name}")
+            found.setdefault(kind, []).append(
+                results.Study(**of, stage=f"{stage}@{name}", state=state, measures=measures)
             )
-    return made
+    return found
 
 
 def _tuned(params: Mapping[str, Any], cells: Iterable[Listed]) -> dict[str, str]:
