@@ -3,21 +3,18 @@
 import os
 import random
 import signal
-from pathlib import Path
 
 import psutil
 
 
 def processes_in(folder):
-    """What still runs in a folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if Path(process.cwd()) == folder and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except psutil.Error:
-            pass
-    return found
+    """Command lines, by process, of what still runs in a folder; read at once, since any may end the moment after."""
+    asked = psutil.process_iter(["cwd", "status", "cmdline"])
+    return {
+        process: process.info["cmdline"] or []
+        for process in asked
+        if process.info["cwd"] == str(folder) and process.info["status"] != psutil.STATUS_ZOMBIE
+    }
 
 
 def killed_until_done(start, most, longest):

@@ -179,7 +179,7 @@ def stages_of(project):
 
 
 def commands_with(words, project):
-    return [command for p in processes_in(project) if words in (command := " ".join(p.cmdline()))]
+    return [line for command in processes_in(project).values() if words in (line := " ".join(command))]
 
 
 def test_independent_stages_run_at_the_same_time_with_their_logs(project, server):
@@ -254,7 +254,7 @@ def test_an_interrupt_ends_the_stages_and_the_next_run_goes_on(project, server):
     flow.send_signal(signal.SIGINT)
     assert flow.wait(timeout=60) == 1
     assert INTERRUPTED in (project / "log").read_text()
-    assert processes_in(project) == []
+    assert processes_in(project) == {}
     (project / "hold").unlink()
     code, _ = run(project, server, "second")
     assert code == 0
@@ -269,7 +269,7 @@ def test_ctrl_c_ends_a_flow_soon_although_a_terminal_ends_its_temporary_server_t
     os.killpg(flow.pid, signal.SIGINT)
     assert flow.wait(timeout=40) == 1  # Prefect's client by itself: 70 s, and a traceback in place of the error
     assert INTERRUPTED in (project / "log").read_text()  # Prefect may end the line before it without a newline
-    assert processes_in(project) == []
+    assert processes_in(project) == {}
 
 
 def test_two_flows_share_the_work(project, server):
@@ -301,8 +301,8 @@ def test_a_killed_stage_fails_its_task_leaves_nothing_running_and_is_done_again(
     (project / "hold").touch()
     flow = start(project, server, "second", "--jobs", "2")
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
-    [dvc] = [p for p in processes_in(project) if p.cmdline()[1:3] == ["-m", "dvc"] and p.cmdline()[-1] == "first@x"]
-    dvc.kill()
+    by_dvc = {command[-1]: p for p, command in processes_in(project).items() if command[1:3] == ["-m", "dvc"]}
+    by_dvc["first@x"].kill()
     until(lambda: not commands_with("making x", project), 10)
     assert commands_with("making y", project)
     (project / "hold").unlink()
@@ -319,7 +319,7 @@ def test_a_killed_flow_takes_its_stages_with_it_and_the_next_one_does_them_again
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
     flow.kill()
     flow.wait()
-    until(lambda: processes_in(project) == [], 10)
+    until(lambda: processes_in(project) == {}, 10)
     (project / "hold").unlink()
     code, _ = run(project, server, "second")
     assert code == 0

@@ -114,7 +114,7 @@ def test_a_schedule_fires_a_run_can_be_asked_for_and_all_ends_together(project, 
         if not processes_in(project):
             break
         time.sleep(0.25)
-    assert processes_in(project) == []
+    assert processes_in(project) == {}
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port))
     assert (project / ".prefect/prefect.db").exists()
