@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from befa import downloads
 from befa.downloads import Fetched, KnownFile, Policy, fetch, mirrors, shown
+from befa.downloads.part import Part
 from befa.errors import ConfigError, DataError
 
 DATA = bytes(i * 7919 % 251 for i in range(300_000))
@@ -558,7 +558,7 @@ def test_a_disk_that_fills_up_on_the_way_is_an_error(server, tmp_path, monkeypat
     def append(part, data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(downloads._Part, "append", append)
+    monkeypatch.setattr(Part, "append", append)
     with pytest.raises(DataError, match=r"cannot be written \(No space left on device\) in .*a\.zip; see to disk"):
         get(server, tmp_path)
 
