@@ -42,7 +42,6 @@ class OptimizerConfig:
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-CELLS = "pipelines/cells.yaml"
 GROUPS = ("cells", "controls")
 """The blocks of pipelines/cells.yaml that list cells."""
 
@@ -124,12 +123,12 @@ def host_name(dataset: str, encoder: str, model: str) -> str:
 
 def listed(lists: Mapping[str, Any]) -> dict[str, Listed]:
     """The cells and controls of pipelines/cells.yaml by name. Raises ConfigError for a line of another cell's name."""
-    found = {}
+    found, where = {}, Layout().cells
     for group in GROUPS:
         for name in lists.get(group) or {}:
-            cell = found[name] = config.load(lists, f"{group}.{name}", Listed, where=CELLS)
+            cell = found[name] = config.load(lists, f"{group}.{name}", Listed, where=str(where))
             if cell.name != name:
-                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where=CELLS, mend="rename it")
+                raise ConfigError(f"{group}.{name} is a line of {cell.name}", where=where, mend="rename it")
     return found
 
 

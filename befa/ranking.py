@@ -41,8 +41,11 @@ def top_items(scores_BI: Float[Tensor, "B I"], k: int) -> Int[Tensor, "B K"]:
 def _largest(scores_BI: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The `k` largest scores of each row, descending, and their items: torch.topk, quicker where items are many.
 
-    The `k` groups of items with the largest maxima hold a row's `k` largest scores. Group g has item g of each run of
-    I // 16 items, so that a run's maximum with the next is taken along the rows.
+    Items are taken in groups of 16. A score among a row's `k` largest is at most its group's maximum, so its group is
+    among the `k` with the largest maxima: only those groups are looked into, and the up to 15 items left over.
+
+    Groups lie across memory, which makes the maxima quick: of G groups, group g has the items g, G + g, 2 G + g, ...,
+    and all maxima are the elementwise maximum of 16 runs of G neighbouring scores.
     """
     n_items = scores_BI.shape[1]
     n_groups = n_items // GROUP

@@ -1,0 +1,87 @@
+"""What is said of a catalogue: the `source` block of its dataset, and catalogue.json in its raw folder."""
+
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from string import Formatter
+from typing import Literal
+
+from befa import config as configurations
+from befa import tables
+from befa.config import configuration
+
+DESCRIPTION = "catalogue.json"
+
+
+@configuration
+class Interactions:
+    """Who did what with which item."""
+
+    file: str
+    user: str
+    """Column of user ids."""
+    item: str
+    """Column of item ids."""
+    time: str | None = None
+    """Column of times: dates, ISO times, or numbers since 1970; null: rows are in the order of time."""
+    unit: Literal["s", "ms"] = "s"
+    """Unit of times that are numbers."""
+    action: str | None = None
+    """Column of kinds of event, for the dataset's `actions`."""
+
+
+@configuration
+class Items:
+    """What is known of items; every column can stand in the dataset's text template."""
+
+    file: str
+    item: str
+    """Column of item ids."""
+
+
+@configuration
+class Images:
+    """Where pictures are: one of the three."""
+
+    pattern: str | None = None
+    """Path below the catalogue's folder, over the columns of the items file: "photos/{sku}.jpg"."""
+    column: str | None = None
+    """Column of the items file that holds such paths."""
+    url: str | None = None
+    """Column of the items file that holds web addresses."""
+
+
+@configuration
+class Vectors:
+    """A further modality as vectors made elsewhere."""
+
+    vectors: str
+    """A .npy file, one row an item."""
+    ids: str
+    """A text file of their item ids, one a line."""
+
+
+@configuration
+class CatalogueConfig:
+    """The `source` block of a catalogue. Files are named relative to `folder`."""
+
+    folder: str
+    interactions: Interactions
+    items: Items | None = None
+    images: Images | None = None
+    features: dict[str, Vectors] = field(default_factory=dict)
+    """By the name of the modality ("audio")."""
+
+
+def description_in(raw: Path) -> CatalogueConfig:
+    """The description of the raw folder `raw`."""
+    stored = tables.read_json(raw / DESCRIPTION)
+    return configurations.load({"catalogue": stored}, "catalogue", CatalogueConfig)
+
+
+def picture_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
+    """The picture of one row of the items file, below the catalogue's folder; None where a column of it is empty."""
+    if config.images.column is not None:
+        return row[config.images.column] or None
+    filled = {name: row[name] for _, name, _, _ in Formatter().parse(config.images.pattern) if name is not None}
+    return None if None in filled.values() else config.images.pattern.format_map(filled)

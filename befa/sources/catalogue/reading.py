@@ -1,0 +1,124 @@
+"""Tables and vectors of any form, as the raw folder has them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from string import Formatter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from befa.errors import ConfigError, DataError
+from befa.sources import tabular
+from befa.sources.catalogue.description import CatalogueConfig
+
+TABLES = (".csv", ".tsv", ".parquet")
+
+
+def suffix_of(file: str) -> str:
+    """The suffix of a table. Raises ConfigError for one that cannot be read."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in TABLES:
+        raise ConfigError(f"{file!r} is no table that can be read", mend=f"known: {', '.join(TABLES)}")
+    return suffix
+
+
+def item_rows(raw: Path, config: CatalogueConfig) -> Iterator[dict[str, str | None]]:
+    """The items file row by row, every column as text."""
+    path = raw / ("items" + suffix_of(config.items.file))
+    header = _header(path)
+    named = [config.items.item]
+    if config.images is not None:
+        pattern = config.images.pattern or ""
+        named += [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+        named += [name for name in (config.images.column, config.images.url) if name is not None]
+    tabular.require(header, named, path.name)
+    for batch in batches_of(path, header, {}):
+        columns = {name: batch[name].cast(pa.string()).to_pylist() for name in header}
+        columns[config.items.item] = as_ids(batch[config.items.item], config.items.item, path).to_pylist()
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _header(path: Path) -> list[str]:
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            return file.schema_arrow.names
+    with path.open(encoding="utf-8-sig") as file:
+        return tabular.columns(file.readline(), _delimiter(path))
+
+
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix == ".tsv" else ","
+
+
+def batches_of(path: Path, columns: list[str], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    """Batches of some columns; those of text files are text, unless `types` says otherwise."""
+    if not path.exists():
+        raise tabular.missing(path, "download of the dataset")
+    tabular.require(_header(path), columns, path.name)
+    if path.suffix == ".parquet":
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(columns=columns)
+        return
+    with path.open("rb") as file:
+        strings = dict.fromkeys(columns, pa.string())
+        yield from tabular.read(
+            file, strings | dict(types), where=path.name, delimiter=_delimiter(path), multiline=True
+        )
+
+
+def time_type(path: Path, column: str) -> pa.DataType:
+    """Of a text file's times, by the first of them."""
+    if path.suffix == ".parquet":
+        return pa.null()
+    for batch in batches_of(path, [column], {}):
+        known = batch[column].drop_null()
+        if len(known):
+            return pa.int64() if known[0].as_py().lstrip("-").isdigit() else pa.timestamp("s")
+    return pa.timestamp("s")
+
+
+def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
+    """Times of whatever type as seconds since 1970."""
+    try:
+        if pa.types.is_integer(column.type):
+            return pc.divide(column.cast(pa.int64()), 1_000 if unit == "ms" else 1)
+        if pa.types.is_timestamp(column.type):
+            return column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+        return tabular.seconds(column)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"times cannot be read ({error})", where=path.name, mend="give dates or numbers") from None
+    except pa.ArrowNotImplementedError:
+        raise DataError(
+            f"times are {column.type}", where=path.name, mend="give dates, times or whole numbers"
+        ) from None
+
+
+def as_ids(column: pa.Array, name: str, path: Path) -> pa.Array:
+    """Ids as text. Whole numbers are what they look like; a float was a whole number once, before a null came in."""
+    if pa.types.is_floating(column.type):
+        what = f"column {name!r} holds ids as {column.type}"
+        raise DataError(what, where=path.name, mend="save ids as text or whole numbers (pandas makes floats of both)")
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pa.string())
+
+
+def vectors_of(raw: Path, name: str) -> tuple[list[str], np.ndarray]:
+    """Item ids and vectors of one further modality. Raises DataError where they are no such, or not as many."""
+    try:
+        ids = (raw / f"{name}.ids.txt").read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise DataError("not a text in UTF-8", where=f"ids of {name}", mend="give one item id a line") from None
+    try:
+        values = np.load(raw / f"{name}.npy", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(
+            f"not an array of numbers ({error})", where=f"{name}.npy", mend="save it with numpy.save"
+        ) from None
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or len(values) != len(ids):
+        what = f"{name}: {len(ids)} ids for an array of shape {values.shape} of {values.dtype}"
+        raise DataError(what, where="features of the catalogue", mend="give one id a line, one row of numbers an id")
+    return ids, values.astype(np.float32)
