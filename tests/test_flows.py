@@ -303,7 +303,7 @@ def test_a_killed_stage_fails_its_task_leaves_nothing_running_and_is_done_again(
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
     by_dvc = {command[-1]: p for p, command in processes_in(project).items() if command[1:3] == ["-m", "dvc"]}
     by_dvc["first@x"].kill()
-    until(lambda: not commands_with("making x", project), 10)
+    until(lambda: not commands_with("making x", project))
     assert commands_with("making y", project)
     (project / "hold").unlink()
     assert flow.wait(timeout=60) == 1
@@ -319,7 +319,7 @@ def test_a_killed_flow_takes_its_stages_with_it_and_the_next_one_does_them_again
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1})
     flow.kill()
     flow.wait()
-    until(lambda: processes_in(project) == {}, 10)
+    until(lambda: processes_in(project) == {})
     (project / "hold").unlink()
     code, _ = run(project, server, "second")
     assert code == 0
