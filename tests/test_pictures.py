@@ -136,7 +136,7 @@ def config(**changes):
 
 
 def slow(handler, before):
-    time.sleep(0.9)
+    time.sleep(2.5)
     handler.answer(200, RED)
 
 
@@ -197,7 +197,7 @@ def test_each_link_has_its_picture_or_its_reason(server, dead, no_names, tmp_pat
     links |= {"none": None, "dead": dead + "/1.jpg", "ftp": "ftp://127.0.0.1/1.jpg", "word": "1.jpg", "empty": ""}
     links |= {"port": "http://127.0.0.1:99999/", "dots": "http://a..b/1.jpg", "host": "http://nowhere.invalid/1.jpg"}
     links |= {"plain": links["/ok.jpg"].replace("http:", "https:"), "relative": links["/ok.jpg"].removeprefix("http:")}
-    fetched = fetch(links, tmp_path / "p", config(timeout=0.6, per_host=16))
+    fetched = fetch(links, tmp_path / "p", config(timeout=1.5, per_host=16))
     assert outcomes(tmp_path / "p") == {
         **dict.fromkeys(("/ok.jpg", "/png-inside.jpg", "/moved.jpg", "/busy.jpg", "/too-many.jpg"), "ok"),
         "/dropped.jpg": "ok",
