@@ -12,7 +12,7 @@ from PIL import Image
 from befa import significance
 from befa.cells import LEADERS, Listed
 from befa.paths import Layout
-from befa.report import contents, rendering
+from befa.report import contents, gains, rendering
 from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
 from befa.report.results import Result, State, Study
@@ -267,6 +267,31 @@ def test_the_report_is_written_in_three_ways_and_as_a_table(tmp_path):
     assert html.count("<tr") == html.count("</tr>")
     assert r"$^\dagger$" in latex
     assert "†" in markdown
+
+
+def test_gains_are_drawn_beside_the_papers_with_the_controls_that_there_are(made, tmp_path):
+    made = replace(made, states=made.states | {"hm-clip-mgcn-befa": State("stale", "<models.mgcn> modified")})
+    found = gains.found(made, "clip")
+    assert list(found) == [("hm", model, adapter) for model in HOSTS for adapter in ("befa", "constant_gate")]
+    befa, gate = found["hm", "bm3", "befa"], found["hm", "bm3", "constant_gate"]
+    assert befa.published == pytest.approx(0.0391 / 0.0320 - 1)
+    assert gate.published is None
+    assert befa.interval[0] < befa.ours < befa.interval[1]
+    [picture] = contents.gains_drawn(Layout(tmp_path), made)
+    assert (picture.command, picture.state.status) == ("dvc repro report", "stale")
+    with Image.open(picture.path) as opened:
+        drawn = np.asarray(opened.convert("RGB"))
+    # In the colours of the two that have results.
+    for adapter in ("befa", "constant_gate"):
+        colour = [int(gains.MARKS[adapter][0][start : start + 2], 16) for start in (1, 3, 5)]
+        assert (drawn == colour).all(2).any()
+    first = picture.path.read_bytes()
+    contents.gains_drawn(Layout(tmp_path), made)
+    assert picture.path.read_bytes() == first
+
+
+def test_nothing_is_drawn_where_nothing_was_run(tmp_path):
+    assert contents.gains_drawn(Layout(tmp_path), experiment(absent=ADAPTERS)) == []
 
 
 def test_a_picture_says_what_makes_it_and_whether_it_is_of_what_is_here(tmp_path):

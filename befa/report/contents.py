@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from befa.paths import Layout
-from befa.report import evidence_tables, paper_tables, study_tables
+from befa.report import evidence_tables, gains, paper_tables, study_tables
 from befa.report.experiment import HOSTS, Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
-from befa.report.values import REPRO, State, Table
+from befa.report.values import REPRO, State, Table, together
 
 
 def tables(experiment: Experiment) -> list[Table]:
@@ -34,6 +34,19 @@ def tables(experiment: Experiment) -> list[Table]:
             if any(study.encoder == encoder for study in experiment.studies.get(kind, ()))
         ),
     ]
+
+
+def gains_drawn(layout: Layout, experiment: Experiment) -> list[Picture]:
+    """What BeFA and its controls gain, drawn beside the report, for every encoder that has any of it."""
+    drawn = []
+    for encoder in experiment.encoders:
+        found = gains.found(experiment, encoder)
+        if found:
+            path = layout.experiment / f"gains-{encoder}.png"
+            gains.draw(path, found, encoder)
+            state, _ = together(*found.values())  # what makes each gain stands in the tables
+            drawn.append(Picture(f"Is it content that gains? {encoder} features", path, f"{REPRO}report", state))
+    return drawn
 
 
 def pictures(layout: Layout, state: Callable[[str], State]) -> list[Picture]:

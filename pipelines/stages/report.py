@@ -29,7 +29,8 @@ STUDIES: dict[str, tuple[str, str, Callable[..., Path]]] = {
 def run(layout: Layout) -> None:
     """Writes data/reports/experiment/; looks at what is there and runs nothing."""
     with provenance.read() as graph:
-        experiment, pictures = gathered(layout, graph), contents.pictures(layout, graph.state)
+        experiment = gathered(layout, graph)
+        pictures = [*contents.gains_drawn(layout, experiment), *contents.pictures(layout, graph.state)]
     found = contents.tables(experiment)
     missing: dict[str, dict[str, None]] = {}  # by what comes first, in the order of the tables
     for value in (value for table in found for value in table.values):
