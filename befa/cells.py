@@ -140,7 +140,9 @@ class Settings:
         leader = LEADERS.get(adapter, adapter)
         self._above = ("tuned", host_name(dataset, encoder, model), leader)
         known = (params.get("tuned") or {}).get(self._above[1]) or {}
-        self.tuned = config.load(params, ".".join(self._above), Tuned) if leader in known else Tuned()
+        self.searched = leader in known
+        """Whether a search has chosen for it, be it nothing: its untuned settings may have won."""
+        self.tuned = config.load(params, ".".join(self._above), Tuned) if self.searched else Tuned()
 
     def load(self, block: str, part: str, kind: Any) -> Any:
         """The `block` of params.yaml under the tuned `part`. Raises ConfigError that names where a value stands."""

@@ -9,9 +9,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from befa import tables
+from befa import splits, tables
 from befa.cells import Cell, build, load_problem, training_stage
 from befa.errors import TrainingError
+from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
 
@@ -39,13 +40,15 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         raise TrainingError(what, where=path, mend="run its train stage again") from None
 
 
-def data_sha256(problem: Problem) -> str:
-    """SHA-256 of everything that a model is given to train on; the same on every device."""
+def data_sha256(problem: Problem, valid: Interactions) -> str:
+    """SHA-256 of everything that a model is trained on and its best epoch chosen by; the same on every device."""
     digest = sha256(json.dumps([problem.n_users, problem.n_items, list(problem.contents)]).encode())
     contents = [x for content in problem.contents.values() for x in (content.values_Ic, content.present_I)]
     for tensor in (problem.users_E, problem.items_E, *contents):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().data)
+    for array in (valid.offsets, valid.items_E):
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 
@@ -56,10 +59,11 @@ def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "
     split and the features are now; and what `load_problem` raises.
     """
     problem = load_problem(layout, cell, seed, device)
+    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
     path = layout.checkpoint(folder, seed)
     state, about = read(path)
     mend = f"run dvc repro {training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter)}"
-    if about.get("data_sha256") != data_sha256(problem):
+    if about.get("data_sha256") != data_sha256(problem, valid):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
     model = build(problem, cell, seed)
     try:

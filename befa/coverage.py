@@ -28,7 +28,9 @@ def report(path: Path) -> dict[str, Any]:
       without hubs. `largest_hub` and `never_a_neighbour` are shares: of the items that have it as neighbour, and of
       items that nobody has.
 
-    The last three, over at most 5,000 items' neighbours, are null where fewer than 12 items are present.
+    The last three are null where fewer than 12 items are present. Of more than 5,000, only as many, a fixed sample,
+    are asked for their neighbours: hubness and `never_a_neighbour` then come out higher than with all of them, and
+    are to be compared between stores of the same items alone.
     """
     table = tables.read_table(path)
     status, digests = table["status"], table["source_sha256"].filter(pc.equal(table["status"], "ok"))

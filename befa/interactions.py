@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from befa.errors import DataError, nearest
+from befa.errors import ConfigError, DataError, nearest
 from befa.ids import Ids
 from befa.pairs import Columns, Spool, k_core, partition, unique_pieces
 from befa.parallel import ordered
-from befa.sources.base import ACTION, EVENTS, ITEMS, DatasetConfig
+from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class Filtered:
     """item_index, item (raw id), text, image."""
     stats: dict[str, Any]
     """The certificate: rows, users and items after every step, in order."""
+    place: str | None = None
+    """Where times are none: what they are a place in (see sources.base.PLACE)."""
 
 
 def filter_events(
@@ -63,7 +65,8 @@ def filter_events(
     dense ids. `items` starts a reading of the item table: it is read once, twice where availability is asked for.
     What is more than `rows_in_memory` goes to unnamed temporary files in `folder`. `progress` is told the rows read.
     Raises DataError when ids are not strings, when an item that is kept has more than one row in the item table, when
-    an action is not in the log, or when fewer than `config.floor` users or items are left.
+    an action is not in the log, or when fewer than `config.floor` users or items are left; ConfigError for a window
+    over events that have no times.
     """
     read = _read(events, config, rows_in_memory, folder, progress)
     steps: dict[str, Any] = {"read": read.counts}
@@ -115,7 +118,7 @@ def filter_events(
     density = left["interactions"] / (left["users"] * left["items"])
     shown = {f"items_without_{m}": kept_items[m].null_count for m in ("image", "text")}
     stats = {**left, "density": density, "core": config.core, **shown, **steps}
-    return Filtered(interactions, kept_users, kept_items, stats)
+    return Filtered(interactions, kept_users, kept_items, stats, read.place)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class _Log:
     first: int
     """Earliest time."""
     counts: dict[str, Any]
+    place: str | None
+    """See `Filtered`."""
 
 
 def _read(
@@ -139,12 +144,13 @@ def _read(
 ) -> _Log:
     """Codes events as they come, users and items side by side with the reading of the next ones."""
     users, items, rows = Ids(), Ids(), Spool(rows_in_memory, folder)
-    read, first, actions = 0, np.iinfo(np.int64).max, {}
+    read, first, actions, place = 0, np.iinfo(np.int64).max, {}, None
 
     def chosen() -> Iterator[pa.RecordBatch]:
-        nonlocal read, first
+        nonlocal read, first, place
         for batch in events:
             _check_schema(batch.schema, EVENTS, "events")
+            place = _place(batch.schema, config)
             read += len(batch)
             batch = _chosen(batch, config, actions)
             if progress is not None:
@@ -172,7 +178,16 @@ def _read(
         if len(unseen) == len(config.actions):
             raise DataError(what, where="`actions` of params.yaml", mend=mend)
         log.warning("%s; %s", what, mend)
-    return _Log(rows, users, items, first, counts)
+    return _Log(rows, users, items, first, counts, place)
+
+
+def _place(schema: pa.Schema, config: DatasetConfig) -> str | None:
+    """See `Filtered.place`."""
+    place = (schema.metadata or {}).get(PLACE.encode())
+    if place is not None and config.window != Window():
+        mend = "set since, until and first_days to null, or get files that have times"
+        raise ConfigError("the events have no times to cut a window from", where="`window` of params.yaml", mend=mend)
+    return None if place is None else place.decode()
 
 
 def _chosen(batch: pa.RecordBatch, config: DatasetConfig, actions: dict[str, int]) -> pa.RecordBatch:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from befa.errors import TrainingError
 from befa.metrics import CUTOFFS, Interactions
 
 Scorer = Callable[[Tensor], Tensor]
@@ -85,7 +86,7 @@ def rank(
 ) -> Int[np.ndarray, "B K"]:
     """The top `k` of all items for `users_B`, without the items that `masked` gives them; chunked over users.
 
-    A place that no candidate is left for holds -1.
+    A place that no candidate is left for holds -1. Raises TrainingError where a best score is NaN or infinite.
     """
     chunk = max(1, SCORES_PER_CHUNK // n_items)
     return np.concatenate([
@@ -99,7 +100,11 @@ def _rank_chunk(score: Scorer, users_B: np.ndarray, masked: Sequence[Interaction
         rows, items = interactions.rows(users_B)
         scores_BI[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
     top_BK = top_items(scores_BI, k)
-    top_BK = torch.where(scores_BI.gather(1, top_BK).isneginf(), -1, top_BK)
+    best_BK = scores_BI.gather(1, top_BK)
+    # What is no number stands before all others, so it is looked for among the best alone.
+    if (best_BK.isnan() | best_BK.isposinf()).any():
+        raise TrainingError("scores are not finite", mend="training has diverged: lower the learning rate")
+    top_BK = torch.where(best_BK.isneginf(), -1, top_BK)
     return top_BK.cpu().numpy()
 
 

@@ -15,7 +15,6 @@ from befa import checkpoints
 from befa.adam import Adam
 from befa.cells import Cell
 from befa.errors import TrainingError
-from befa.metrics import Interactions
 
 log = logging.getLogger(__name__)
 
@@ -26,17 +25,15 @@ LARGEST_SHARE = 0.1
 """Of the time that saving may take: with tables of gigabytes it is done less often."""
 
 
-def identity(data_sha256: str, valid: Interactions, cell: Cell, seed: int, device: str) -> str:
+def identity(data_sha256: str, cell: Cell, seed: int, device: str) -> str:
     """SHA-256 of all that a training's bits depend on: configuration, seed, data, code, torch's version and device.
 
-    `data_sha256`: of the problem (see checkpoints.py). The cell's other seeds are left out, so that one more of them
+    `data_sha256`: see checkpoints.py. The cell's other seeds are left out, so that one more of them
     does not train those again that had ended.
     """
     config = asdict(cell) | {"training": asdict(cell.training) | {"seeds": [seed]}}
     machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     digest = sha256(json.dumps([config, data_sha256, torch.__version__, machine]).encode())
-    for array in (valid.offsets, valid.items_E):
-        digest.update(array.tobytes())
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -35,7 +35,7 @@ class PValues:
     t: float | None
     """0 where all pairs differ by the same: no spread is no noise, which means little where pairs are few."""
     wilcoxon: float | None
-    """Signed-rank; pairs that do not differ are left out. Exact for few pairs: of n, it is at least 2 ** (1 - n), so
+    """Signed-rank; pairs that do not differ are left out. Exact where few do: of n, it is at least 2 ** (1 - n), so
     that fewer than 6 seeds never give p < 0.05."""
 
 
@@ -236,4 +236,6 @@ def _tests(difference_n: Float[np.ndarray, " n"]) -> PValues:
         t = 1.0 if rounded[0] == 0 else 0.0
     else:
         t = float(stats.ttest_rel(rounded, np.zeros_like(rounded)).pvalue)
-    return PValues(t, float(stats.wilcoxon(rounded).pvalue) if rounded.any() else 1.0)
+    # Left out here: scipy goes by all pairs, those that do not differ included, when it decides to be exact.
+    different = rounded[rounded != 0]
+    return PValues(t, float(stats.wilcoxon(different).pvalue) if len(different) else 1.0)

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from befa import tables
+from befa.errors import ConfigError
 from befa.rng import numpy_stream
-from befa.sources.base import SplitConfig
+from befa.sources.base import PLACE, SplitConfig
 
 PARTS = ("train", "valid", "test")
 Part = Literal["train", "valid", "test"]
@@ -20,15 +21,18 @@ def split(interactions: pa.Table, config: SplitConfig) -> pa.Table:
     """The interactions with a column `split`, sorted by user, then item.
 
     Rules; n is a user's number of interactions:
-    - `random`: per user, max(1, round(n * test)) drawn for the test, likewise for validation, the rest is train.
+    - `random`: per user, max(1, round(n * test)) drawn for the test, likewise for validation, the rest is train: one
+      at least, at the cost of validation first where the shares leave none.
     - `user_time`: the same counts; a user's latest are the test, those before them validation.
     - `global_time`: the latest share of all interactions is the test, that before it validation. Users and items that
       training does not know occur; evaluation leaves out such users and counts them.
     - `mmrec`: the field's habit (MMRec's preprocessing notebooks): in a random order, n < 10 gives n-2 / 1 / 1, else
       v = int(0.2 n) are held out, v // 2 for validation and v - v // 2 for the test. Departs from it: seeded.
     Users with fewer than 3 interactions stay in train whole (all rules but `global_time`). Ties in time are broken by
-    item id, so the order of rows does not matter.
+    item id (`global_time`: by user, then item), so the order of rows does not matter. Raises ConfigError for shares
+    that leave nothing to train on, and for `global_time` where times are places in each user's own order.
     """
+    _check(interactions.schema, config)
     table = interactions.sort_by([("user_index", "ascending"), ("item_index", "ascending")])
     user_E = table["user_index"].to_numpy()
     time_E = table["time"].to_numpy()
@@ -58,6 +62,16 @@ def read(path: Path, part: Part) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray,
     return table["user_index"].to_numpy().astype(np.int64), table["item_index"].to_numpy().astype(np.int64)
 
 
+def _check(schema: pa.Schema, config: SplitConfig) -> None:
+    where = "`split` of params.yaml"
+    if config.rule != "mmrec" and config.valid + config.test >= 1:
+        what = f"shares {config.valid:g} (valid) and {config.test:g} (test) leave nothing to train on"
+        raise ConfigError(what, where=where, mend="let them be less than 1 together; 0.1 and 0.1 are usual")
+    if config.rule == "global_time" and (schema.metadata or {}).get(PLACE.encode()) == b"user":
+        what = "global_time compares users' times, and these data have only the order of each user's interactions"
+        raise ConfigError(what, where=where, mend="take user_time or random, or get files that have times")
+
+
 def _held_out(size_E: Int[np.ndarray, " E"], config: SplitConfig) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of test and validation interactions of each row's user."""
     if config.rule == "mmrec":
@@ -67,6 +81,8 @@ def _held_out(size_E: Int[np.ndarray, " E"], config: SplitConfig) -> tuple[np.nd
         # Half up: banker's rounding would give 5 interactions none and 15 interactions two.
         test_E = np.maximum(1, np.floor(size_E * config.test + 0.5).astype(np.int64)) * (config.test > 0)
         valid_E = np.maximum(1, np.floor(size_E * config.valid + 0.5).astype(np.int64)) * (config.valid > 0)
+        test_E = np.minimum(test_E, size_E - 1)
+        valid_E = np.minimum(valid_E, size_E - 1 - test_E)
     enough = size_E >= 3
     return test_E * enough, valid_E * enough
 

@@ -71,7 +71,7 @@ def fit(
         epoch = len(history)
         optimizer.learning_rate = rate * cell.optimizer.decay ** (epoch / 50)
         loss = _train_epoch(model, problem, optimizer, training.batch_size, *generators.values(), epoch)
-        row = {"epoch": epoch, "loss": loss, **validate(model, problem, valid)}
+        row = {"epoch": epoch, "loss": loss, **_validated(model, problem, valid, epoch)}
         history.append(row)
         if stopping.improved(row[training.monitor]):
             state = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -122,6 +122,14 @@ def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[st
         raise DataError("no user has both training and validation interactions", mend="change the split's shares")
     top = rank(scorer(model), problem.n_items, users, [train])
     return means(metrics_per_user(top, users, valid))
+
+
+def _validated(model: nn.Module, problem: Problem, valid: Interactions, epoch: int) -> dict[str, float]:
+    """`validate`, whose error names the epoch: the last step may diverge, and no loss is computed after it."""
+    try:
+        return validate(model, problem, valid)
+    except TrainingError as error:
+        raise TrainingError(f"{error.what} after epoch {epoch}", mend=error.mend) from None
 
 
 def _train_epoch(

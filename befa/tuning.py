@@ -182,13 +182,10 @@ def _identity(
         asdict(replace(cell, training=replace(cell.training, seeds=cell.training.seeds[:1]))),
         {name: distribution_to_json(each) for name, each in space.items()},
         [cfg.seed, cfg.sampler, cfg.pruning],
-        [checkpoints.data_sha256(problem), code, torch.__version__, optuna.__version__],
+        [checkpoints.data_sha256(problem, valid), code, torch.__version__, optuna.__version__],
         torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
     ]
-    digest = sha256(json.dumps(about).encode())
-    for array in (valid.offsets, valid.items_E):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+    return sha256(json.dumps(about).encode()).hexdigest()
 
 
 @contextmanager

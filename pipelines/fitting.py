@@ -30,7 +30,7 @@ class Trained:
     """With the best epoch's parameters."""
     problem: Problem
     data_sha256: str
-    """Of the problem (see befa/checkpoints.py)."""
+    """Of what it was given (see befa/checkpoints.py)."""
     fitted: Fitted
     seconds: float
     """Of wall time, of the epochs that were trained here, their validation included."""
@@ -58,7 +58,7 @@ def trained(
     what = what or f"{cell.model}+{cell.adapter}"
     problem = load_problem(layout, cell, seed, device)
     valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
-    data_sha256 = checkpoints.data_sha256(problem)
+    data_sha256 = checkpoints.data_sha256(problem, valid)
     monitor, start, here = cell.training.monitor, time.monotonic(), 0
     with progress(f"{what} seed {seed} epochs") as report:
 
@@ -69,7 +69,7 @@ def trained(
             report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
 
         model = build(problem, cell, seed)
-        kept = saved(resuming.identity(data_sha256, valid, cell, seed, device))
+        kept = saved(resuming.identity(data_sha256, cell, seed, device))
         fitting = time.monotonic()
         fitted = fit(model, problem, valid, cell, seed, on_epoch, kept)
         seconds = time.monotonic() - fitting

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from befa.errors import DataError
+from befa.errors import ConfigError, DataError
 from befa.interactions import filter_events
 from befa.pairs import Spool, k_core
-from befa.sources.base import ACTION, EVENTS, ITEMS, DatasetConfig, Window
+from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 
 DAY = 86_400
 
@@ -93,6 +93,16 @@ def test_the_window_holds_both_its_days_and_comes_before_the_core():
     assert result.interactions["time"].to_pylist() == [2 * DAY, 4 * DAY - 1]
     assert result.stats["read"] == {"interactions": 4}
     assert result.stats["window"] == {"users": 2, "items": 1, "interactions": 2}
+
+
+def test_a_window_needs_times_and_places_are_told_on():
+    def placed():
+        return [batch.replace_schema_metadata({PLACE: "user"}) for batch in events([("a", "010", 0), ("a", "009", 1)])]
+
+    assert filter_events(placed(), CATALOGUE, config()).place == "user"
+    assert filter_events(events([("a", "010", 0)]), CATALOGUE, config()).place is None
+    with pytest.raises(ConfigError, match="the events have no times to cut a window from"):
+        filter_events(placed(), CATALOGUE, config(window=Window(first_days=1)))
 
 
 def test_availability_is_asked_for_and_recorded():

@@ -17,6 +17,7 @@ from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
 from befa.report.results import Result, State, Study
 from befa.rng import numpy_stream
+from pipelines.stages.report import _tuned
 
 ADAPTERS = ("none", "befa", "lora", "soft_prompt", "constant_gate")
 USERS = [f"user{number}" for number in range(120)]
@@ -239,6 +240,24 @@ def test_tuned_and_untuned_are_told_apart():
     found = figures(made)
     assert found["table2/hm/clip/bm3+befa/recall@20"].remark == "tuned: learning_rate 0.005"
     assert found["table2/hm/clip/bm3+befa/recall@20/gain"].remark == "only one of the two is tuned"
+    # A search whose first trial has won leaves an empty block: that cell is tuned, too.
+    tuned = {"hm-clip-bm3": {"none": {}, "befa": {"optimizer": {"learning_rate": 0.005}}}}
+    made = replace(made, tuned=_tuned({"tuned": tuned}, made.cells.values()))
+    assert made.tuned["hm-clip-bm3-none"] == "the untuned settings are best"
+    assert "hm-clip-lattice-none" not in made.tuned
+    assert "only one" not in figures(made)["table2/hm/clip/bm3+befa/recall@20/gain"].remark
+
+
+def test_a_density_is_compared_in_points():
+    [value] = [v for v in figures(experiment()).values() if v.name == "table1/microlens/density"]
+    assert replace(value, ours=332_730 / (46_420 * 14_079)).shown_difference == "+0.000 points"
+    assert replace(value, ours=value.published + 0.0001).shown_difference == "+0.010 points"
+
+
+def test_latex_reads_no_commands_in_a_text():
+    assert rendering.tex(r"a^2 {b} ~ \c $d | e > f") == (
+        r"a\textasciicircum{}2 \{b\} \textasciitilde{} \textbackslash{}c \$d \textbar{} e $>$ f"
+    )
 
 
 @pytest.mark.parametrize(("adapter", "count"), [("none", 9_447_104), ("lora", 9_451_200), ("befa", 9_644_864)])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from befa import significance
 from befa.errors import DataError
 from befa.rng import numpy_stream
 from befa.significance import LEVELS, PValues, compare, holm, holm_within, legend, stars
@@ -60,11 +61,18 @@ def test_it_is_scipy_on_rows_that_pandas_joins():
     ):
         before, after = pairs["recall@20"], pairs["recall@20_adapted"]
         assert tests.t == pytest.approx(stats.ttest_rel(after, before).pvalue, rel=1e-9)
-        assert tests.wilcoxon == pytest.approx(stats.wilcoxon((after - before).round(12)).pvalue, rel=1e-9)
+        different = (after - before).round(12)
+        assert tests.wilcoxon == pytest.approx(stats.wilcoxon(different[different != 0]).pvalue, rel=1e-9)
     assert found.difference == pytest.approx(joined["recall@20_adapted"].mean() - joined["recall@20"].mean())
     assert found.gain == pytest.approx(joined["recall@20_adapted"].mean() / joined["recall@20"].mean() - 1)
     assert (found.users, found.seeds) == (30, (1, 2, 3))
     assert (found.base, found.adapted) == pytest.approx(tuple(joined[["recall@20", "recall@20_adapted"]].mean()))
+
+
+def test_wilcoxon_is_exact_where_few_pairs_differ():
+    for same in (0, 45, 996):
+        difference = np.concatenate([np.zeros(same), [0.1, 0.2, 0.3, 0.4, 0.5]])
+        assert significance._tests(difference).wilcoxon == pytest.approx(2**-4)
 
 
 def test_the_intervals_are_those_of_a_loop_over_resamples():

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from befa import splits, tables
-from befa.sources.base import SplitConfig
+from befa.errors import ConfigError
+from befa.sources.base import PLACE, SplitConfig
 
 RULES = ("random", "user_time", "global_time", "mmrec")
 
@@ -54,6 +55,34 @@ def test_eight_one_one_per_user(rule, n, held):
 def test_mmrec_rule(n, counts):
     table = splits.split(interactions(history(0, n)), SplitConfig(rule="mmrec"))
     assert tuple(table["split"].to_pylist().count(part) for part in splits.PARTS) == counts
+
+
+@pytest.mark.parametrize("rule", ["random", "user_time"])
+@pytest.mark.parametrize(("valid", "test"), [(0.4, 0.4), (0.49, 0.5), (0.0, 0.99), (0.99, 0.0)])
+def test_every_user_keeps_something_to_train_on(rule, valid, test):
+    rows = [row for user, n in enumerate(range(1, 20)) for row in history(user, n)]
+    table = splits.split(interactions(rows), SplitConfig(rule=rule, valid=valid, test=test))
+    trained = {row["user_index"] for row in table.to_pylist() if row["split"] == "train"}
+    assert trained == set(range(19))
+
+
+def test_shares_that_leave_nothing_are_an_error():
+    for rule in ("random", "user_time", "global_time"):
+        with pytest.raises(ConfigError, match=r"0\.6 \(valid\) and 0\.4 \(test\) leave nothing to train on"):
+            splits.split(interactions(history(0, 10)), SplitConfig(rule=rule, valid=0.6, test=0.4))
+    splits.split(interactions(history(0, 10)), SplitConfig(rule="mmrec", valid=0.6, test=0.4))  # has its own shares
+
+
+def test_places_in_a_users_order_are_no_times():
+    known = interactions(history(0, 10))
+    for place, refused in (("user", True), ("file", False)):
+        table = known.replace_schema_metadata({PLACE: place})
+        if refused:
+            with pytest.raises(ConfigError, match="global_time compares users' times"):
+                splits.split(table, SplitConfig(rule="global_time"))
+        else:
+            splits.split(table, SplitConfig(rule="global_time"))
+        assert splits.split(table, SplitConfig(rule="user_time")) == splits.split(known, SplitConfig(rule="user_time"))
 
 
 def test_user_time_holds_out_the_latest_and_breaks_ties_by_item():

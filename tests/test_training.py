@@ -126,6 +126,15 @@ def test_a_loss_that_is_no_number_names_epoch_and_batch():
         trained(cell)
 
 
+@pytest.mark.parametrize("model", ["bm3", "lattice", "mgcn", "bpr"])
+def test_a_last_step_that_diverges_names_its_epoch(model):
+    # One batch: its loss is computed before the step, and none after it.
+    training = TrainingConfig(epochs=1, batch_size=10_000)
+    cell = small_cell(model, training=training, optimizer=OptimizerConfig(learning_rate=1e38))
+    with pytest.raises(TrainingError, match="scores are not finite after epoch 0; training has diverged"):
+        trained(cell)
+
+
 def test_an_unknown_metric_names_the_nearest():
     with pytest.raises(ConfigError, match=r"unknown metric 'recal@20' in training\.monitor; did you mean 'recall@20'"):
         trained(small_cell(training=TrainingConfig(monitor="recal@20")))

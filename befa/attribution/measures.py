@@ -20,7 +20,8 @@ class Agreement:
     """Of one heatmap with one object; the paper judges both by eye (arXiv 2406.00323, section 3.1)."""
 
     pointing: float
-    """1 when the hottest place lies on the object, else 0 (the pointing game, arXiv 1608.00507)."""
+    """1 when the hottest place lies on the object, else 0 (the pointing game, arXiv 1608.00507); of several places that
+    are equally hot, the share that does."""
     energy: float
     """Share of the heat that lies on the object, in [0, 1]; what lies beside it is drift."""
     coverage: float
@@ -44,9 +45,9 @@ def agreement(heat_hw: Float[Tensor, "h w"], object_HW: Bool[Tensor, "H W"]) -> 
     """`heat_hw`, which is nowhere negative, is brought to the mask's size bilinearly.
 
     Places of equal heat share alike in coverage. Raises DataError for a heatmap that is 0 everywhere, and for a mask
-    without an object or with nothing else.
+    that is not `telling`.
     """
-    if object_HW.all() or not object_HW.any():
+    if not telling(object_HW):
         raise DataError("the mask has no object, or nothing beside it", mend="leave the item out")
     heat_HW = upsampled(heat_hw[None].double(), tuple(object_HW.shape))[0].clamp(min=0)
     chance = object_HW.double().mean().item()
@@ -66,15 +67,21 @@ def agreement(heat_hw: Float[Tensor, "h w"], object_HW: Bool[Tensor, "H W"]) -> 
     )
 
 
+def telling(object_HW: Bool[Tensor, "H W"]) -> bool:
+    """Whether a mask has an object and something beside it. Cropping may take either away."""
+    return bool(object_HW.any() and not object_HW.all())
+
+
 def measured(found: Sequence[Heatmap], objects: Sequence[Bool[Tensor, "H W"] | None]) -> dict[str, int | float | None]:
     """One method's numbers over the pictures of one cell, whose objects are known or not (None).
 
     `items`: pictures; `without_heat`: those whose heatmap is within rounding (`Heatmap.floor`); `peak`: median of the
     hottest places of all; `weights_spread`: mean of `Heatmap.weights_spread` over those with heat; `measured`: pictures
-    with heat and a known object, over which `Agreement`'s measures are means. None is the mean of nothing.
+    with heat and a known object, in a mask that is `telling`, over which `Agreement`'s measures are means. None is the
+    mean of nothing.
     """
     pairs = [(heatmap, known) for heatmap, known in zip(found, objects, strict=True) if heatmap.with_heat]
-    met = [agreement(heatmap.heat_hw, known) for heatmap, known in pairs if known is not None]
+    met = [agreement(heatmap.heat_hw, known) for heatmap, known in pairs if known is not None and telling(known)]
     return {
         "items": len(found),
         "without_heat": len(found) - len(pairs),

@@ -14,7 +14,11 @@ from PIL import Image
 from befa import tables
 from befa.report.values import State, Table, Value
 
-TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "<": "$<$"}
+TEX = {
+    **{letter: f"\\{letter}" for letter in "&%_#{}$"},
+    **{"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"},
+    **{"±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "<": "$<$", ">": "$>$"},
+}
 WIDEST = 1400
 """Pixels of a picture in the page."""
 

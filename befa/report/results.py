@@ -36,7 +36,7 @@ class Result:
     """Its metrics.json."""
     folder: Path
     parameters: int | None
-    """Numbers that training changed; None where the checkpoints are not here."""
+    """Numbers that training may change; None where the checkpoints are not here."""
     seconds: float | None
     """Of wall time per epoch, validation included; None where no timing was kept (it is no artifact), or no epoch was
     left to the process that kept it."""

@@ -33,10 +33,10 @@ class Value:
 
     @property
     def difference(self) -> int | float | None:
-        """Ours over the published figure, less 1; of gains, the difference of the two."""
+        """Ours over the published figure, less 1; of gains and percentages, the difference of the two."""
         if not isinstance(self.ours, int | float) or self.published is None:
             return None
-        if self.form == "gain":
+        if self.form in ("gain", "percent"):
             return self.ours - self.published
         return self.ours / self.published - 1 if self.published else None
 
@@ -53,10 +53,14 @@ class Value:
 
     @property
     def shown_difference(self) -> str:
-        """The difference as text: points for gains."""
+        """The difference as text: points for gains and percentages, to the digits that these are shown with."""
         if self.difference is None:
             return ""
-        return f"{100 * self.difference:+.1f} points" if self.form == "gain" else f"{self.difference:+.1%}"
+        if self.form in ("gain", "percent"):
+            digits = 1 if self.form == "gain" else 3
+            # Adding 0 makes a 0 of what rounds to -0.
+            return f"{round(100 * self.difference, digits) + 0:+.{digits}f} points"
+        return f"{self.difference:+.1%}"
 
 
 REPRO = "dvc repro "

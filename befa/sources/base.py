@@ -17,6 +17,10 @@ from befa.needs import Need
 EVENTS = pa.schema([("user", pa.string()), ("item", pa.string()), ("time", pa.int64())])
 """One interaction a row: raw ids as strings (a number would lose leading zeros), time in seconds since 1970 (UTC)."""
 
+PLACE = "place"
+"""Key in the metadata of a schema of events whose `time` is no time but a place: in the order of the "file", or in that
+of the "user" alone, so that no two users' can be compared."""
+
 ACTION = "action"
 """Name of a further column of events, where the source tells clicks from purchases."""
 

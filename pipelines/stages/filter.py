@@ -8,7 +8,7 @@ from befa.interactions import filter_events
 from befa.paths import Layout
 from befa.report.published import TABLE_1
 from befa.sources import SOURCES
-from befa.sources.base import DatasetConfig
+from befa.sources.base import PLACE, DatasetConfig
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ def run(dataset: str, layout: Layout) -> None:
             folder=into,
             progress=lambda rows: report(rows, None),
         )
-    tables.write_table(into / "interactions.parquet", filtered.interactions)
+    metadata = None if filtered.place is None else {PLACE: filtered.place}
+    tables.write_table(into / "interactions.parquet", filtered.interactions, metadata)
     tables.write_table(into / "users.parquet", filtered.users)
     tables.write_table(into / "items.parquet", filtered.items)
     tables.write_json(into / "stats.json", {**filtered.stats, "paper": TABLE_1.get(dataset)})

@@ -90,7 +90,8 @@ def _tuned(params: Mapping[str, Any], cells: Iterable[Listed]) -> dict[str, str]
     """What tuning chose, in words, by cell."""
     found = {}
     for cell in cells:
-        chosen = Settings(params, cell.dataset, cell.encoder, cell.model, cell.adapter).tuned
-        parts = asdict(chosen).values()
-        found[cell.name] = ", ".join(f"{key} {value}" for part in parts for key, value in part.items())
-    return {name: text for name, text in found.items() if text}
+        settings = Settings(params, cell.dataset, cell.encoder, cell.model, cell.adapter)
+        if settings.searched:
+            chosen = (f"{key} {value}" for part in asdict(settings.tuned).values() for key, value in part.items())
+            found[cell.name] = ", ".join(chosen) or "the untuned settings are best"
+    return found

@@ -79,6 +79,12 @@ def test_means_are_over_heatmaps_with_heat_and_object(mask):
     assert found["weights_spread"] == pytest.approx((0.5 + 0 + 0.5) / 3)
 
 
+def test_a_mask_without_an_object_or_with_nothing_else_is_no_known_object(mask):
+    heat = heatmap(mask.float())
+    none, all_ = torch.zeros(8, 8, dtype=torch.bool), torch.ones(8, 8, dtype=torch.bool)
+    assert measured([heat] * 3, [mask, none, all_]) == measured([heat] * 3, [mask, None, None])
+
+
 def test_the_mean_of_nothing_is_none(mask):
     nothing = measured([heatmap(0.4 * mask.float()), heatmap(torch.zeros(8, 8))], [mask, mask])
     assert (nothing["items"], nothing["without_heat"], nothing["measured"]) == (2, 2, 0)

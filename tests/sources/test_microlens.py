@@ -57,6 +57,8 @@ def test_the_csv_wins_and_the_tsv_does(tmp_path):
         ("1", "3", 1),
         ("2", "3", 0),
     ]
+    for folder, metadata in (("raw", None), ("other", {b"place": b"user"})):
+        assert next(microlens.events(tmp_path / folder)).schema.metadata == metadata
 
 
 def test_titles_and_covers_belong_to_items(tmp_path):

@@ -17,7 +17,7 @@ import pyarrow as pa
 from befa import downloads, tables
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
-from befa.sources.base import ACTION, EVENTS, ITEMS, Progress, render
+from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, Progress, render
 from befa.sources.catalogue.description import DESCRIPTION, CatalogueConfig, description_in, picture_path
 from befa.sources.catalogue.reading import as_ids, batches_of, item_rows, seconds_of, suffix_of, time_type, vectors_of
 
@@ -112,6 +112,8 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
     path = raw / ("interactions" + suffix_of(table.file))
     wanted = [name for name in (table.user, table.item, table.time, table.action) if name is not None]
     schema = EVENTS if table.action is None else EVENTS.append(pa.field(ACTION, pa.string()))
+    if table.time is None:
+        schema = schema.with_metadata({PLACE: "file"})
     row = 0
     for batch in batches_of(path, wanted, {} if table.time is None else {table.time: time_type(path, table.time)}):
         ids = [as_ids(batch[name], name, path) for name in (table.user, table.item)]

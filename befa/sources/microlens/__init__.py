@@ -24,7 +24,7 @@ from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
 from befa.sources import tabular
-from befa.sources.base import EVENTS, ITEMS, Progress, render
+from befa.sources.base import EVENTS, ITEMS, PLACE, Progress, render
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
 def _flat(users: list[str], items: list[str], counts: list[int]) -> pa.RecordBatch:
     user_E = pa.array(users, pa.string()).take(pa.array(np.repeat(np.arange(len(users)), counts)))
     place_E = np.arange(len(items)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return pa.record_batch([user_E, pa.array(items, pa.string()), pa.array(place_E, pa.int64())], schema=EVENTS)
+    columns = [user_E, pa.array(items, pa.string()), pa.array(place_E, pa.int64())]
+    return pa.record_batch(columns, schema=EVENTS.with_metadata({PLACE: "user"}))
 
 
 def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
