@@ -16,7 +16,7 @@ from befa.neighbours import nearest_others
 from befa.rng import numpy_stream
 
 NEIGHBOURS = 10
-QUERIES = 5_000
+QUERIES = 20_000
 """Items whose neighbours are looked for; of larger catalogues a fixed sample."""
 
 
@@ -28,7 +28,7 @@ def report(path: Path) -> dict[str, Any]:
       without hubs. `largest_hub` and `never_a_neighbour` are shares: of the items that have it as neighbour, and of
       items that nobody has.
 
-    The last three are null where fewer than 12 items are present. Of more than 5,000, only as many, a fixed sample,
+    The last three are null where fewer than 12 items are present. Of more than 20,000, only as many, a fixed sample,
     are asked for their neighbours: hubness and `never_a_neighbour` then come out higher than with all of them, and
     are to be compared between stores of the same items alone.
     """
@@ -63,7 +63,7 @@ def geometry(x_Id: Float[np.ndarray, "I d"]) -> dict[str, float | None]:
 def overlap(first: Path, second: Path) -> dict[str, float | int | None]:
     """How far two stores agree on who is near whom: the mean share of common items among the 10 nearest.
 
-    Over the items present in both (at most 5,000 items' neighbours); 1 is the same neighbours, about 10 / items chance.
+    Over the items present in both (at most 20,000 items' neighbours); 1 is the same neighbours, about 10 / items chance.
     """
     stores = []
     for path in (first, second):
