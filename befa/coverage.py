@@ -82,7 +82,7 @@ def overlap(first: Path, second: Path) -> dict[str, float | int | None]:
 
 
 def _neighbours(x_Id: Float[np.ndarray, "I d"]) -> Int[np.ndarray, "Q K"]:
-    """The 10 nearest others of a fixed sample of at most 5,000 items, of all where there are no more."""
+    """The 10 nearest others of a fixed sample of at most 20,000 items, of all where there are no more."""
     queries_Q = np.sort(numpy_stream(1, "coverage").permutation(len(x_Id))[:QUERIES])
     values_Id = torch.from_numpy(np.require(x_Id, requirements="W"))  # torch takes no read-only array
     return nearest_others(values_Id, NEIGHBOURS, queries_Q=torch.from_numpy(queries_Q)).numpy()
