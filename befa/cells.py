@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +21,20 @@ from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName
 from befa.rng import numpy_stream, stream
 
+T = TypeVar("T", bound=tuple)
+
+
+def _different(values: T) -> T:
+    if len(set(values)) < len(values):
+        raise ValueError("one is given twice")
+    return values
+
 
 @configuration
 class FeaturesConfig:
     """How a model is given features; one block per dataset in params.yaml."""
 
-    modalities: tuple[str, ...] = ("image", "text")
+    modalities: Annotated[tuple[str, ...], AfterValidator(_different)] = ("image", "text")
     """image and text (made by the cell's encoder), and those that the dataset brings as vectors."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest share of items that may have no vector of a modality; more is an error."""
@@ -55,17 +63,15 @@ LEADERS = {
 """Controls, and the adapter whose tuned settings they have: a control differs from it in one thing alone."""
 
 
-def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("a seed is given twice")
-    return seeds
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""Of as many bits as per_user.parquet has for it."""
 
 
 @configuration
 class TrainingConfig:
     """The training loop; one block per dataset in params.yaml."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_different)] = (1,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1), AfterValidator(_different)] = (1,)
     """Trained one after the other, each from its own beginning; the cell's metrics are means over them."""
     epochs: Annotated[int, Field(ge=1)] = 1000
     """Most epochs."""
@@ -139,7 +145,10 @@ class Settings:
         self._params = params
         leader = LEADERS.get(adapter, adapter)
         self._above = ("tuned", host_name(dataset, encoder, model), leader)
-        known = (params.get("tuned") or {}).get(self._above[1]) or {}
+        tuned = config.load(params, "tuned", dict[str, dict[str, Any] | None]) if params.get("tuned") else {}
+        known = tuned.get(self._above[1]) or {}
+        for one in known:
+            lookup(ADAPTERS, one, f"adapter below tuned.{self._above[1]} in params.yaml,")
         self.searched = leader in known
         """Whether a search has chosen for it, be it nothing: its untuned settings may have won."""
         self.tuned = config.load(params, ".".join(self._above), Tuned) if self.searched else Tuned()
@@ -180,6 +189,11 @@ class Cell:
         settings = Settings(params, dataset, encoder, model, adapter)
         network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
+        if adapter != "none" and not hasattr(network, "trainable_features"):
+            what = f"{model} makes no content, so the adapter {adapter} would change nothing"
+            raise ConfigError(
+                what, mend="take adapter none, or a model with content (lattice, bm3, freedom, mgcn, vbpr)"
+            )
         if adapters.features == "fixed" and hasattr(network, "trainable_features"):
             network = replace(network, trainable_features=False)
         training = config.load(params, f"training.{dataset}", TrainingConfig)
@@ -201,10 +215,13 @@ class Cell:
     @classmethod
     def read(cls, path: Path) -> "Cell":
         """From a config.json that `write` made."""
-        stored = tables.read_json(path)
-        typed = {"network": MODELS[stored["model"]].Config, "adaptation": ADAPTERS[stored["adapter"]].Config}
-        parts = {key: config.load(stored, key, kind) for key, kind in typed.items()}
-        return replace(config.load({"cell": stored}, "cell", cls), **parts)
+        stored, where = tables.read_json(path), str(path)
+        if not (isinstance(stored, dict) and {"model", "adapter"} <= stored.keys()):
+            raise DataError("not the configuration of a cell", where=path, mend="run its train stage again")
+        model, adapter = lookup(MODELS, stored["model"], "model"), lookup(ADAPTERS, stored["adapter"], "adapter")
+        typed = {"network": model.Config, "adaptation": adapter.Config}
+        parts = {key: config.load(stored, key, kind, where=where) for key, kind in typed.items()}
+        return replace(config.load({"cell": stored}, "cell", cls, where=where), **parts)
 
     def write(self, path: Path) -> None:
         """As JSON."""

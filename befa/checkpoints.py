@@ -65,6 +65,8 @@ def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "
     mend = f"run dvc repro {training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter)}"
     if about.get("data_sha256") != data_sha256(problem, valid):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
+    if not all(x.isfinite().all() for x in state.values()):
+        raise TrainingError("a parameter is not finite: training has diverged", where=path, mend=mend)
     model = build(problem, cell, seed)
     try:
         model.load_state_dict(state)

@@ -34,6 +34,8 @@ def read_params(path: Path) -> dict[str, Any]:
         params = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("no parameter file", where=path, mend="run from the top of the project") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot be read ({error})", where=path, mend="save it as text in UTF-8") from None
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"not valid YAML ({reason})", where=path, mend="mend the syntax") from None

@@ -63,7 +63,7 @@ def geometry(x_Id: Float[np.ndarray, "I d"]) -> dict[str, float | None]:
 def overlap(first: Path, second: Path) -> dict[str, float | int | None]:
     """How far two stores agree on who is near whom: the mean share of common items among the 10 nearest.
 
-    Over the items present in both (at most 20,000 items' neighbours); 1 is the same neighbours, about 10 / items chance.
+    Over the items present in both (at most 20,000 items' neighbours); 1 is the same ones, about 10 / items chance.
     """
     stores = []
     for path in (first, second):

@@ -64,7 +64,7 @@ class Saved:
         except TrainingError as error:
             log.warning("%s, training starts over", error)
             return [], {}
-        if about["made_of"] != self._made_of:
+        if about.get("made_of") != self._made_of:
             log.info("%s: of another configuration, data or code, training starts over", self._path)
             return [], {}
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "generator": {}}

@@ -26,9 +26,18 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as written:
             os.fsync(written.fileno())
+        part.chmod(
+            0o666 & ~_umask()
+        )  # whatever the library chose that wrote it: safetensors' files are for nobody else
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0o022)  # it can only be read by setting it
+    os.umask(umask)
+    return umask
 
 
 def write_table(
@@ -64,7 +73,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
             return file.read(columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file ({error})", where=path, mend="run its stage again") from None
 
 
@@ -80,5 +89,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"not valid JSON ({error})", where=path, mend="run its stage again") from None

@@ -209,6 +209,9 @@ def _study(path: Path, cell: str, made_of: str) -> Iterator[optuna.Study]:
             log.info("%s: other data, code, configuration or space than before: trials start over", cell)
         try:
             yield study
+        except optuna.exceptions.StorageInternalError as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"no readable study ({reason})", where=path, mend="remove it: trials start over") from None
         finally:
             storage.remove_session()
             storage.engine.dispose()

@@ -1,6 +1,7 @@
 """The command line: `python -m pipelines --help`. The stages' commands are what dvc.yaml calls."""
 
 import logging
+import os
 import sys
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -12,8 +13,8 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from befa import tables
-from befa.errors import BefaError, ConfigError
+from befa import config, tables
+from befa.errors import BefaError, ConfigError, lookup
 from befa.paths import Layout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -54,7 +55,23 @@ SHOWN = 4
 
 def stage(name: str, *arguments: str, **options: str | None) -> None:
     """Runs one stage's `run`. Imported here, not above: the command line stays quick, and torch loads only if used."""
+    if name != "code":
+        _check(*arguments)
     import_module(f"pipelines.stages.{name}").run(*arguments, Layout(), **options)
+
+
+def _check(dataset: str | None = None, encoder: str | None = None, *of_model: str) -> None:
+    """Raises ConfigError for a misspelt name, before a file is missed that it leads to."""
+    params = config.read_params(Layout().params)
+    for kind, name in (("dataset", dataset), ("encoder", encoder)):
+        if name is not None:
+            lookup(config.block(params, f"{kind}s"), name, kind)
+    if of_model:
+        from befa.adapters import ADAPTERS
+        from befa.models import MODELS
+
+        for (kind, known), name in zip((("model", MODELS), ("adapter", ADAPTERS)), of_model, strict=False):
+            lookup(known, name, kind)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -188,12 +205,16 @@ def show(dataset: Dataset) -> None:
     """Print a dataset's tables again: its sizes, who is near whom, and BeFA's result."""
     from pipelines import show_overlap, show_table_1, table
 
+    _check(dataset)
     folder = Layout().report(dataset)
     if (folder / "table_1.json").exists():
         show_table_1.show(tables.read_json(folder / "table_1.json"))
     if (folder / "overlap.json").exists():
         show_overlap.show(tables.read_json(folder / "overlap.json"))
-    table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
+    if (folder / "befa.json").exists() or not folder.exists():
+        table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
+    else:
+        logging.getLogger("pipelines").info("no result of BeFA yet: dvc repro train_befa@%s", dataset)
 
 
 @app.command(rich_help_panel=RESULTS)
@@ -277,7 +298,7 @@ def compare_encoders(
     first: Encoder,
     second: Encoder,
     dataset: Annotated[str, typer.Option(help="Whose pictures and texts are the sample.")] = "demo",
-    sample: Annotated[int, typer.Option(help="How many items.")] = 500,
+    sample: Annotated[int, typer.Option(help="How many items.", min=1)] = 500,
 ) -> None:
     """Whether two encoders give the same vectors on a sample of a dataset."""
     from pipelines import compare_encoders as comparing
@@ -389,9 +410,19 @@ def main() -> int:
     try:
         app()
     except BefaError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+        return _told(str(error))
+    except BrokenPipeError:  # what this is piped into has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f" in {error.filename}" if error.filename else ""
+        return _told(f"{error.strerror or error}{where}; see to the disk, the path and its rights")
     return 0
+
+
+def _told(error: str) -> int:
+    Console(stderr=True, soft_wrap=True).print(f"error: {error}", style="bold red", markup=False, highlight=False)
+    return 1
 
 
 if __name__ == "__main__":

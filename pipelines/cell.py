@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from befa.errors import ConfigError
+from befa import config
+from befa.errors import ConfigError, lookup
 from befa.paths import Layout
 from befa.report import contents
 from befa.report.values import REPRO, Value
@@ -43,6 +44,8 @@ def find(name: str, layout: Layout, graph: Provenance) -> Value:
     parts = name.split("/")
     # A table is of one encoder, and its stars are corrected over it: all of its cells are wanted, and no others.
     encoder = parts[2] if parts[0] not in ("table1", "significance") and len(parts) > 2 else None
+    if encoder is not None:
+        lookup(config.block(config.read_params(layout.params), "encoders"), encoder, "encoder")
     found = {value.name: value for table in contents.tables(gathered(layout, graph, encoder)) for value in table.values}
     if name not in found:
         near = get_close_matches(name, found, n=3, cutoff=0.5)

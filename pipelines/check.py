@@ -44,9 +44,10 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
     mend = f"python -m pipelines add-cells {dataset} ENCODER"
     found.append(Need("its place in the graph (pipelines/cells.yaml)", bool(of_dataset), mend))
     encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))
+    cells = [(cell.encoder, cell.model, cell.adapter) for cell in of_dataset] or [(encoder, model, "none")]
     for what, read in (
         ("its block of datasets", lambda: config.load(params, f"datasets.{dataset}", DatasetConfig)),
-        ("its blocks of features and training", lambda: Cell.from_params(params, dataset, encoder, model, "none")),
+        ("its cells' blocks", lambda: [Cell.from_params(params, dataset, *cell) for cell in cells]),
     ):
         try:
             read()
@@ -57,17 +58,18 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
 
 
 def _encoders(layout: Layout, dataset: str) -> list[str]:
-    encodings = config.block(config.read_params(layout.cells), "encodings").values()
+    encodings = config.block(config.read_params(layout.cells), "encodings", where=str(layout.cells)).values()
     return [made["encoder"] for made in encodings if made["dataset"] == dataset]
 
 
 def _raw(params: Mapping[str, Any], dataset: str, layout: Layout) -> list[Need]:
-    if layout.raw(dataset).exists():
-        return [Need(f"raw files in {layout.raw(dataset)}", True)]
     try:
         cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
         source = lookup(SOURCES, cfg.kind, "kind of dataset")
-        return source.needs(config.load(params, f"datasets.{dataset}.source", source.Config), dataset)
+        settings = config.load(params, f"datasets.{dataset}.source", source.Config)
+        if layout.raw(dataset).exists():
+            return [Need(f"raw files in {layout.raw(dataset)}", True)]
+        return source.needs(settings, dataset)
     except BefaError as error:
         return [Need("its source", False, str(error))]
 

@@ -15,6 +15,8 @@ from befa.sources.base import DatasetConfig
 
 ROOT = Path(__file__).parent.parent
 PARAMS = config.read_params(ROOT / "params.yaml")
+WITHOUT_CONTENT = ("bpr", "lightgcn", "item_knn")
+"""That an adapter could change: ItemKNN's is the encoder's own."""
 LISTS = config.read_params(ROOT / "pipelines/cells.yaml")
 
 
@@ -22,7 +24,32 @@ LISTS = config.read_params(ROOT / "pipelines/cells.yaml")
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_every_cell_is_configured(dataset, model, adapter):
+    if model in WITHOUT_CONTENT and adapter != "none":
+        with pytest.raises(
+            ConfigError, match=f"{model} makes no content, so the adapter {adapter} would change nothing"
+        ):
+            Cell.from_params(PARAMS, dataset, "clip_small", model, adapter)
+        return
     assert Cell.from_params(PARAMS, dataset, "clip_small", model, adapter).model == model
+
+
+@pytest.mark.parametrize("line", ["foo", [1], {"bfea": {"network": {"dropout": 0.1}}}])
+def test_what_is_misspelt_below_tuned_is_an_error(line):
+    params = PARAMS | {"tuned": PARAMS["tuned"] | {"demo-clip_small-bm3": line}}
+    with pytest.raises(ConfigError, match=r"tuned.*demo-clip_small-bm3"):
+        Cell.from_params(params, "demo", "clip_small", "bm3", "none")
+
+
+@pytest.mark.parametrize(("block", "value", "says"), [
+    ("training.demo.seeds", [2**63], "less than 9223372036854775808"),
+    ("training.demo.seeds", [1, 1], "one is given twice"),
+    ("features.demo.modalities", ["image", "image"], "one is given twice"),
+])  # fmt: skip
+def test_values_that_would_fail_later_are_errors_now(block, value, says):
+    params, (name, dataset, key) = dict(PARAMS), block.split(".")
+    params[name] = params[name] | {dataset: params[name][dataset] | {key: value}}
+    with pytest.raises(ConfigError, match=says):
+        Cell.from_params(params, "demo", "clip_small", "bm3", "befa")
 
 
 def test_every_listed_cell_is_one_of_the_configured():

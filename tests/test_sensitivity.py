@@ -167,7 +167,7 @@ def test_widths_rise_from_above_zero(widths):
 
 def test_a_model_without_content_is_an_error(tmp_path):
     layout = project(tmp_path, model="bpr", seeds=(1,))
-    with pytest.raises(ConfigError, match="the model makes no content; choose one with content"):
+    with pytest.raises(ConfigError, match="bpr makes no content, so the adapter befa would change nothing"):
         stage.run("small", "made", "bpr", layout)
     assert not layout.sensitivity("small", "made", "bpr").exists()
 

@@ -142,7 +142,7 @@ def test_an_unknown_metric_names_the_nearest():
 
 @pytest.mark.parametrize(
     ("seeds", "says"),
-    [([], "at least 1 item"), ([1, 2, 1], "a seed is given twice"), (1, "valid array"), (["1"], "valid integer")],
+    [([], "at least 1 item"), ([1, 2, 1], "one is given twice"), (1, "valid array"), (["1"], "valid integer")],
 )
 def test_seeds_are_a_list_of_different_numbers(seeds, says):
     with pytest.raises(ConfigError, match=rf"'training\.small\.seeds.*{says}"):

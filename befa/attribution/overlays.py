@@ -10,6 +10,14 @@ from PIL import Image
 from befa import tables
 
 
+def drawable(text: str) -> bool:
+    """Whether the font of the pictures has all letters of `text`: it has no Chinese, for one."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return all(font.get_char_index(ord(letter)) for letter in text)
+
+
 def write(
     path: Path,
     pictures: Sequence[Image.Image],
@@ -47,6 +55,16 @@ def write(
             if known is not None:
                 edge = np.asarray(Image.fromarray(known).resize(picture.size, Image.Resampling.NEAREST))
                 axis.contour(edge, levels=[0.5], colors="white" if place else "lime", linewidths=0.8)
-        axes[0].text(0, -0.02, title, transform=axes[0].transAxes, fontsize=6, va="top", clip_on=False, wrap=True)
+        axes[0].text(
+            0,
+            -0.02,
+            title,
+            transform=axes[0].transAxes,
+            fontsize=6,
+            va="top",
+            clip_on=False,
+            wrap=True,
+            parse_math=False,
+        )  # fmt: skip - a title may hold dollars
     with tables.whole(path) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})

@@ -111,6 +111,7 @@ class Experiment:
         before, after = (cell_name(*host, one) for one in (base, adapter))
         if not {before, after} <= self.results.keys():
             return value
+        self.per_user(before, after)
         try:
             found = self.compared(before, after, metric)
         except DataError as error:  # one of the two was evaluated on another split, say
@@ -140,14 +141,16 @@ class Experiment:
         """Two cells that have results, by user and seed. Raises DataError where their users are not the same."""
         key = (base, adapted, metric)
         if key not in self._compared:
-            pair = (self._users(cell) for cell in (base, adapted))
+            pair = self.per_user(base, adapted)
             self._compared[key] = significance.compare(*pair, metric, rng=numpy_stream(BOOTSTRAP_SEED, "bootstrap"))
         return self._compared[key]
 
-    def _users(self, cell: str) -> pa.Table:
-        if cell not in self._per_user:
-            self._per_user[cell] = self.results[cell].per_user()
-        return self._per_user[cell]
+    def per_user(self, *cells: str) -> list[pa.Table]:
+        """Metrics by user and seed, read once. Raises DataError for a file that is broken."""
+        for cell in cells:
+            if cell not in self._per_user:
+                self._per_user[cell] = self.results[cell].per_user()
+        return [self._per_user[cell] for cell in cells]
 
 
 def _joined(*remarks: str) -> str:

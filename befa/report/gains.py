@@ -51,9 +51,9 @@ def draw(path: Path, gains: Mapping[Key, Value], encoder: str) -> None:
         of = {(model, adapter): gain for (d, model, adapter), gain in gains.items() if d == dataset}
         _panel(axis, of, models)
         axis.set_title(f"{dataset}, {_seeds(of)}", fontsize=9)
-        axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set_yticks(range(len(models)), [NAMES.get(model, model) for model in models], fontsize=9)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(models) - 0.5, -0.5)  # the first on top
     handles = {
         label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from befa import tables
+from befa.errors import DataError
 from befa.report.values import State, Table, Value
 
 TEX = {
@@ -112,8 +113,11 @@ def _headings(table: Table) -> list[str]:
 
 def _embedded(path: Path) -> str:
     """A picture as a data address, at most `WIDEST` pixels wide."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("RGB")
+    except OSError:
+        raise DataError("not a readable picture", where=path, mend="run the stage that draws it again") from None
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, round(picture.height * WIDEST / picture.width)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()

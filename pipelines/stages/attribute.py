@@ -64,18 +64,24 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
             columns[f"{name}, {cell_adapter}"] = [one.heat_hw.numpy() if one.with_heat else None for one in found]
     height, width = found[0].heat_hw.shape
     shape = {"height": str(height), "width": str(width)}
-    tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
     shown = slice(0, cfg.shown)
     overlays.write(
         into / "heatmaps.png",
         pictures[shown],
         {name: columns[name][shown] for name in sorted(columns) if not name.startswith("score_cam")},
         objects[shown],
-        [str(ids[item]["text"] or ids[item]["item"])[:60] for item in items[shown]],
+        [_title(ids[item]) for item in items[shown]],
     )
+    tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
     tables.write_json(into / "scores.json", scores)
     for cell_adapter in explained:
         log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in METHODS}))
+
+
+def _title(item: dict[str, str | None]) -> str:
+    """An item's text, or its id where the font cannot show that."""
+    text = item["text"] or ""
+    return text[:60] if text and overlays.drawable(text) else str(item["item"])
 
 
 def _told(measures: dict[str, dict[str, int | float | None]]) -> str:

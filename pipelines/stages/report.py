@@ -12,7 +12,7 @@ from befa.cells import Listed, Settings, listed
 from befa.paths import Layout
 from befa.report import contents, rendering, results
 from befa.report.experiment import Experiment
-from befa.report.values import REPRO
+from befa.report.values import REPRO, Table
 from pipelines import provenance
 from pipelines.provenance import Provenance
 
@@ -31,18 +31,26 @@ def run(layout: Layout) -> None:
     with provenance.read() as graph:
         experiment = gathered(layout, graph)
         pictures = [*contents.gains_drawn(layout, experiment), *contents.pictures(layout, graph.state)]
-    found = contents.tables(experiment)
-    missing: dict[str, dict[str, None]] = {}  # by what comes first, in the order of the tables
-    for value in (value for table in found for value in table.values):
-        if value.state.status == "absent":
-            targets = dict.fromkeys(value.command.removeprefix(REPRO).split())
-            missing.setdefault(value.state.detail, {}).update(targets)
-        elif value.state.status == "unlisted":
-            missing.setdefault("not in the graph", {})[value.command] = None
-    rendering.write(layout.experiment, found, pictures, {first: list(cells) for first, cells in missing.items()})
+        found = contents.tables(experiment)
+        missing = _missing(found, graph)
+    rendering.write(layout.experiment, found, pictures, missing)
     counts = Counter(state.status for state in experiment.states.values())
     log.info("%s", ", ".join(f"{count} cells {status}" for status, count in sorted(counts.items())))
     log.info("to look at: %s", layout.experiment / "report.html")
+
+
+def _missing(found: Iterable[Table], graph: Provenance) -> dict[str, list[str]]:
+    """The stages to be run, by that which comes first, in the order of the tables."""
+    missing: dict[str, dict[str, None]] = {}
+    for value in (value for table in found for value in table.values):
+        if value.state.status == "unlisted":
+            missing.setdefault("not in the graph", {})[value.command] = None
+        elif value.state.status == "absent":
+            # A gain's command has two cells, of which one may be there.
+            targets = value.command.removeprefix(REPRO).split()
+            absent = dict.fromkeys(target for target in targets if graph.state(target).status == "absent")
+            missing.setdefault(value.state.detail, {}).update(absent)
+    return {first: list(stages) for first, stages in missing.items()}
 
 
 def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> Experiment:
