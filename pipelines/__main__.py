@@ -311,6 +311,7 @@ def adopt(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) ->
     """Write a tuning's winners into params.yaml again, where DVC brought its result back without running it."""
     from pipelines.stages import tune as tuning
 
+    _check(dataset, encoder, model, adapter)
     tuning.adopt(dataset, encoder, model, adapter, Layout())
 
 

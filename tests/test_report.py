@@ -11,13 +11,14 @@ from PIL import Image
 
 from befa import significance
 from befa.cells import LEADERS, Listed
+from befa.errors import DataError
 from befa.paths import Layout
-from befa.report import contents, gains, rendering
+from befa.report import contents, evidence_tables, gains, rendering
 from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
 from befa.report.results import Result, State, Study
 from befa.rng import numpy_stream
-from pipelines.stages.report import _tuned
+from pipelines.stages.report import _missing, _tuned
 
 ADAPTERS = ("none", "befa", "lora", "soft_prompt", "constant_gate")
 USERS = [f"user{number}" for number in range(120)]
@@ -331,3 +332,28 @@ def test_a_picture_says_what_makes_it_and_whether_it_is_of_what_is_here(tmp_path
     html = (tmp_path / "out/report.html").read_text()
     assert html.count("<img") == 2
     assert html.count("stale: &lt;models.bm3&gt; modified") == 1
+    pictures[0].path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"not a readable picture in .*bm3\.png"):
+        rendering.write(tmp_path / "out", [], pictures, {})
+
+
+def test_a_broken_table_of_users_is_told_and_not_left_out(made, monkeypatch):
+    def broken(result):
+        raise DataError("not a readable Parquet file", where="per_user.parquet")
+
+    again = replace(made, _compared={}, _per_user={})
+    monkeypatch.setattr(Made, "per_user", broken)
+    for table in (lambda: evidence_tables.tests(again), lambda: contents.tables(again)):
+        with pytest.raises(DataError, match="not a readable Parquet file"):
+            table()
+
+
+def test_only_what_is_absent_waits():
+    class Graph:
+        def state(self, stage):
+            return State("absent", "train@x") if "lora" in stage else CURRENT
+
+    waiting = _missing(contents.tables(experiment(absent=("lora",))), Graph())
+    assert {target for targets in waiting.values() for target in targets if not target.startswith("python")} == {
+        f"evaluate@hm-clip-{model}-lora" for model in HOSTS
+    }

@@ -189,6 +189,11 @@ def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
     wider = dataclasses.replace(cell, network=dataclasses.replace(cell.network, width=9))
     with pytest.raises(TrainingError, match=r"does not fit its configuration .*dvc repro train@small-made-bm3-befa"):
         checkpoints.trained(layout, folder, wider, 1)
+    state, about = checkpoints.read(layout.checkpoint(folder, 1))
+    checkpoints.write(layout.checkpoint(folder, 1), state | {"users": state["users"] / 0}, about)
+    with pytest.raises(TrainingError, match="a parameter is not finite: training has diverged"):
+        checkpoints.trained(layout, folder, cell, 1)
+    checkpoints.write(layout.checkpoint(folder, 1), state, about)
     # Other validation pairs chose another epoch, and some of the test may be among those that chose this one.
     split = tables.read_table(layout.split("small"))
     held = pc.is_in(split["split"].cast("string"), value_set=pa.array(["valid", "test"]))

@@ -1,5 +1,8 @@
 """The training loop: early stopping, the best epoch kept, the same seed the same bits, clear errors."""
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -180,6 +183,27 @@ def test_the_device_is_asked_for_on_the_command_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     CliRunner().invoke(commands.app, ["train", *cell])
     assert asked[-1] == ("train", *cell, {"device": "cuda"})
+
+
+def test_misspelt_names_and_the_disks_errors_are_one_line(tmp_path, monkeypatch, capsys):
+    def said(*words):
+        monkeypatch.setattr(commands.sys, "argv", ["befa", *words])
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(commands.main())
+        return ended.value.code, capsys.readouterr().err.strip()
+
+    for words in (["evaluate"], ["attribute"], ["distribution"], ["tune"], ["adopt"]):
+        code, line = said(*words, "demo", "clip_small", "bm33", "befa")
+        assert code == 1
+        assert line.startswith("error: unknown model 'bm33'; did you mean 'bm3'?")
+    assert said("show", "dmo")[1].startswith("error: unknown dataset 'dmo'; did you mean 'demo'?")
+    # A folder where a file should be: no error of ours, and no traceback either.
+    shutil.copy("params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data/reports/demo/befa.json").mkdir(parents=True)
+    code, line = said("show", "demo")
+    assert code == 1
+    assert line == "error: Is a directory in data/reports/demo/befa.json; see to the disk, the path and its rights"
 
 
 def test_a_cell_is_read_back_as_it_was_written(tmp_path):

@@ -55,16 +55,7 @@ def write(
             if known is not None:
                 edge = np.asarray(Image.fromarray(known).resize(picture.size, Image.Resampling.NEAREST))
                 axis.contour(edge, levels=[0.5], colors="white" if place else "lime", linewidths=0.8)
-        axes[0].text(
-            0,
-            -0.02,
-            title,
-            transform=axes[0].transAxes,
-            fontsize=6,
-            va="top",
-            clip_on=False,
-            wrap=True,
-            parse_math=False,
-        )  # fmt: skip - a title may hold dollars
+        shown = title.replace("$", r"\$")  # else what stands between two dollars is read as mathematics
+        axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=6, va="top", clip_on=False, wrap=True)
     with tables.whole(path) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})

@@ -4,6 +4,7 @@ import numpy as np
 from PIL import Image
 
 from befa.attribution import overlays
+from pipelines.stages.attribute import _title
 
 
 def drawn(path, heat):
@@ -31,3 +32,15 @@ def test_no_heat_is_a_blank_picture_with_a_word(tmp_path):
     assert middle.max() > 200
     assert not np.array_equal(blank, cold)
     assert np.array_equal(blank, drawn(tmp_path / "again.png", None))
+
+
+def test_titles_may_hold_dollars_and_letters_that_the_font_lacks(tmp_path, recwarn):
+    picture = Image.new("RGB", (16, 16), "red")
+    for title in ("Socks, were $9, now 50% off: $4.50", "was $19.99, now $9.99"):
+        overlays.write(tmp_path / "a.png", [picture], {}, [None], [title])
+    assert overlays.drawable(title)
+    assert not overlays.drawable("\u732b")
+    assert _title({"text": "\u732b", "item": "0012"}) == "0012"
+    assert _title({"text": None, "item": "0012"}) == "0012"
+    assert _title({"text": title, "item": "0012"}) == title
+    assert not recwarn.list
