@@ -2,7 +2,7 @@
 
 import json
 import re
-import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,13 @@ def change(path: Path, edits: Edits) -> None:
                 _set(wanted, keys, _plain(value))
         if wanted == _plain(before):
             return
+        rights = stat.S_IMODE(path.stat().st_mode)
         with tables.whole(path) as part:
             part.write_bytes(text.encode("utf-8"))
-            shutil.copymode(path, part)
             if not _is(part, wanted):
                 what = f"{', '.join('.'.join(keys) for keys in edits)} cannot be set without changing something else"
                 raise ConfigError(what, where=path, mend=MEND)
+        path.chmod(rights)
 
 
 def flow(value: Any) -> str:

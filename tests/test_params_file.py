@@ -195,7 +195,9 @@ def test_controls_are_listed_apart(params):
     added = add(params, "hm", "clip", ["vbpr"], ["none", "lora"], controls=True)
     expected = ["cells.hm-clip-vbpr-none", "cells.hm-clip-vbpr-lora"]
     assert added == expected + [f"controls.hm-clip-vbpr-{name}" for name in names]
-    assert add(params, "hm", "clip", ["bpr"], ["constant_gate"]) == ["controls.hm-clip-bpr-constant_gate"]
+    assert add(params, "hm", "clip", ["bm3"], ["constant_gate"]) == ["controls.hm-clip-bm3-constant_gate"]
+    with pytest.raises(ConfigError, match="bpr makes no content"):
+        add(params, "hm", "clip", ["bpr"], ["constant_gate"])
 
 
 def test_studies_are_listed_for_adapted_cells(params, lists):
