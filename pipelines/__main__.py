@@ -207,12 +207,13 @@ def show(dataset: Dataset) -> None:
 
     _check(dataset)
     folder = Layout().report(dataset)
-    if (folder / "table_1.json").exists():
-        show_table_1.show(tables.read_json(folder / "table_1.json"))
-    if (folder / "overlap.json").exists():
-        show_overlap.show(tables.read_json(folder / "overlap.json"))
-    if (folder / "befa.json").exists() or not folder.exists():
-        table.show(tables.read_json(folder / "befa.json"), folder / "befa.md")
+    sizes, overlap, result = (folder / f"{name}.json" for name in ("table_1", "overlap", "befa"))
+    if sizes.exists():
+        show_table_1.show(tables.read_json(sizes))
+    if overlap.exists():
+        show_overlap.show(tables.read_json(overlap))
+    if result.exists() or not (sizes.exists() or overlap.exists()):
+        table.show(tables.read_json(result), folder / "befa.md")
     else:
         logging.getLogger("pipelines").info("no result of BeFA yet: dvc repro train_befa@%s", dataset)
 

@@ -111,7 +111,7 @@ class Experiment:
         before, after = (cell_name(*host, one) for one in (base, adapter))
         if not {before, after} <= self.results.keys():
             return value
-        self.per_user(before, after)
+        self.per_user(before, after)  # a broken file is an error, other users are not
         try:
             found = self.compared(before, after, metric)
         except DataError as error:  # one of the two was evaluated on another split, say
