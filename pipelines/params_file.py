@@ -27,7 +27,8 @@ def change(path: Path, edits: Edits) -> None:
     A new line goes below the last one of its block that has the same beginning up to a hyphen, or else at the block's
     end. Values are written in one line. A file that has them already is not touched.
 
-    Raises ConfigError where that would change anything else, as with a value that is an alias for another place's.
+    Raises ConfigError where that would change anything else, as with a value that is an alias for another place's, and
+    where a block on the way is a list or a word.
     """
     path = path.resolve()
     with locked(_lock(path)):
@@ -36,8 +37,8 @@ def change(path: Path, edits: Edits) -> None:
         wanted = _plain(before)
         for keys, value in edits.items():
             if _get(wanted, keys) != value:
+                _set(wanted, keys, _plain(value), path)
                 text = _edited(text, keys, value)
-                _set(wanted, keys, _plain(value))
         if wanted == _plain(before):
             return
         rights = stat.S_IMODE(path.stat().st_mode)
@@ -92,11 +93,13 @@ def _get(params: Any, keys: tuple[str, ...]) -> Any:
     return params
 
 
-def _set(params: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
-    for key in keys[:-1]:
-        if params.get(key) is None:
+def _set(params: dict[str, Any], keys: tuple[str, ...], value: Any, where: Path) -> None:
+    for depth, key in enumerate(keys[:-1], start=1):
+        if not params.get(key):  # absent, or empty in any way: {}, [], null
             params[key] = {}
         params = params[key]
+        if not isinstance(params, dict):
+            raise ConfigError(f"{'.'.join(keys[:depth])} has no names with values", where=where, mend=MEND)
     params[keys[-1]] = value
 
 
@@ -141,7 +144,7 @@ def _place(names: list[str], key: str) -> int:
 
 
 def _filled(text: str, name: Node, node: Node, key: str, value: Any) -> str:
-    """The first entry of the mapping called `name`, which is empty: written `{}`, `null`, or as nothing."""
+    """The first entry of the mapping called `name`, which is empty: written `{}`, `[]`, `null`, or as nothing."""
     if _end(node) > node.start_mark.index:  # of nothing, the parser does not say where it stands
         text = text[: node.start_mark.index].rstrip(" ") + text[_end(node) :]
     indent = " " * (name.start_mark.column + 2)

@@ -115,12 +115,16 @@ def export(layout: Layout, folder: Path, output: Path, *, seed: int | None = Non
 
     Their metadata say what made them. Raises TrainingError for a model without vectors; see `Trained.vectors`.
     """
+    users_path, items_path = output / "users.parquet", output / "items.parquet"
     if output.exists() and not output.is_dir():
         raise ConfigError("the output is a file", where=output, mend="name a folder")
+    for path in (users_path, items_path):
+        if path.is_dir():
+            raise ConfigError("a folder is where a file is to be", where=path, mend="remove it, or name another output")
     run = _opened(layout, folder, seed)
     users, items = run.vectors()
     about = run.about | {"score": "dot product of a user's and an item's vector"}
-    with tables.whole(output / "users.parquet") as users_part, tables.whole(output / "items.parquet") as items_part:
+    with tables.whole(users_path) as users_part, tables.whole(items_path) as items_part:
         tables.write_table(users_part, users, about)
         tables.write_table(items_part, items, about)
     return len(users), len(items)

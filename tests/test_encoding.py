@@ -11,7 +11,7 @@ from befa.encoders.imagebind import ImageBindEncoder
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import ConfigError, EncoderError
 from befa.paths import Layout
-from pipelines import check, encoding
+from pipelines import encoding
 from pipelines.stages import encoder as stage
 
 PARAMS = """
@@ -60,14 +60,3 @@ def test_weights_that_were_replaced_since_their_stage_are_an_error(tmp_path, cli
     (layout.weights("demo", "clip") / "encoder.json").unlink()  # as DVC does before it runs the stage
     stage.run("demo", "clip", layout)
     assert encoding.loaded(layout, "demo", "clip")[0].identity["weights_sha256"] != first.identity["weights_sha256"]
-
-
-def test_the_check_names_an_encoders_weights(tmp_path):
-    params = {"encoders": {"clip": {"kind": "open_clip", "architecture": "ViT-B-32-quickgelu", "weights": "openai"}}}
-    (found,) = check._weights(params, "clip", Layout(tmp_path))
-    assert found.there
-    assert found.what.startswith("weights of encoder clip: ViT-B-32.pt from https://openaipublic.azureedge.net/clip/")
-    params["encoders"]["clip"]["weights"] = "copies/ViT-B-32.pt"
-    (absent,) = check._weights(params, "clip", Layout(tmp_path))
-    assert (absent.there, absent.what) == (False, "weights of encoder clip: copies/ViT-B-32.pt")
-    assert absent.mend.startswith("place them there")

@@ -93,6 +93,7 @@ def test_what_is_there_already_is_not_written_again(params):
         ("cells: {a: {tuned: {}}}", "cells: {a: {tuned: {x: 2}}}"),  # no newline at the end
         ("cells: {} # none\nz: 1\n", "cells: # none\n  a: {tuned: {x: 2}}\nz: 1\n"),
         ("cells:\nz: 1\n", "cells:\n  a: {tuned: {x: 2}}\nz: 1\n"),
+        ("cells: []\nz: 1\n", "cells:\n  a: {tuned: {x: 2}}\nz: 1\n"),
         ("cells:", "cells:\n  a: {tuned: {x: 2}}\n"),
         ("cells:\n  a: # empty\n  b: 1\n", "cells:\n  a: # empty\n    tuned: {x: 2}\n  b: 1\n"),
         ("cells:\n  a: null\nz: 1\n", "cells:\n  a:\n    tuned: {x: 2}\nz: 1\n"),
@@ -115,6 +116,14 @@ def test_a_value_that_another_place_shares_is_not_changed(tmp_path):
             change(path, {("cells", name, "tuned"): {"x": 2}})
     assert path.read_text() == text
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("text", ["cells: [a, b]\n", "cells: a\n", "cells:\n  a: 1\n"])
+def test_what_is_no_block_is_not_overwritten(tmp_path, text):
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=r"cells(\.a)? has no names with values.*; change it by hand"):
+        change(path, {("cells", "a", "tuned"): {"x": 2}})
+    assert path.read_text() == text
 
 
 def test_a_link_and_the_rights_of_the_file_stay(tmp_path):

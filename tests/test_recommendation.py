@@ -234,3 +234,10 @@ def test_the_output_folder_is_no_file(made, tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(ConfigError, match="the output is a file"):
         recommend.export(made, made.run(*NAMES), tmp_path / "out")
+
+
+def test_vectors_are_exported_both_or_none(made, tmp_path):
+    (tmp_path / "users.parquet").mkdir()
+    with pytest.raises(ConfigError, match=r"a folder is where a file is to be in .*users\.parquet"):
+        recommend.export(made, made.run(*NAMES), tmp_path)
+    assert not (tmp_path / "items.parquet").exists()
