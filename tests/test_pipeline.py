@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from befa.attribution.explaining import METHODS as HEATMAPS
 from befa.metrics import CUTOFFS, METRICS
 from pipelines.stages.train_befa import MODELS
 
@@ -113,10 +114,16 @@ def test_heatmaps_of_a_cell_stand_beside_those_without_adapter(project):
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["items"] == scores["with_object"] > 30
     for adapter in ("none", "befa"):
-        assert set(scores[adapter]) == {"behaviour", "becam", "score_cam", "grad_cam"}
+        assert set(scores[adapter]) == {"behaviour", *HEATMAPS}
         assert 0 < scores[adapter]["becam"]["energy"] < 1
+        # BM3's table is trained: the encoder's vectors lie elsewhere.
+        assert 0 < scores[adapter]["behaviour"]["angle"] != scores[adapter]["behaviour"]["angle_trained"] > 0
+    assert scores["none"]["becam"]["energy"] != scores["none"]["becam_baseline"]["energy"]
+    difference = scores["difference"]["becam"]
+    assert 0 < difference["pictures"] <= scores["items"]
+    assert difference["energy"]["low"] <= difference["energy"]["mean"] <= difference["energy"]["high"]
     table = pq.read_table(folder / "heatmaps.parquet")
-    assert len(table) == 2 * 3 * scores["items"]
+    assert len(table) == 2 * len(HEATMAPS) * scores["items"]
     assert {len(heat) for heat in table["heat"].to_pylist()} == {8 * 8}
     with Image.open(folder / "heatmaps.png") as picture:
         assert picture.width > 700

@@ -26,26 +26,25 @@ class BeCAMConfig:
     """unit: a channel's map is scaled to [0, 1] before it masks the picture (Score-CAM). raw: as equation 2 has it."""
     weights: Literal["cosine", "relu", "softmax"] = "cosine"
     """What weighs a channel: its score, negative ones too (equation 2), the positive part, or the softmax over all."""
-    baseline: bool = False
-    """Subtract the score of the picture without content (every pixel at the encoder's mean), as Score-CAM does."""
     rectify: bool = True
     """Negative places of the sum count as 0."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Masked pictures of one pass. A picture needs as many passes as the layer has channels: 768 in ViT-B/32."""
 
 
-SCORE_CAM = BeCAMConfig(masks="unit", weights="softmax", baseline=True, rectify=True)
-"""Score-CAM (arXiv 1910.01279) of the same score."""
+SCORE_CAM = BeCAMConfig(masks="unit", weights="softmax", rectify=True)
+"""Score-CAM (arXiv 1910.01279) of the same score. It subtracts a baseline as well, which the softmax cancels."""
 
 
 def behaviour(to_content: Callable[[Float[Tensor, "B c"]], Float[Tensor, "B d"]], id_d: Float[Tensor, " d"]) -> Score:
     """The score of BeCAM: similarity (equation 1) of the content that `to_content` makes of vectors with `id_d`.
 
-    `to_content` is the host's projection, and behind it the adapter with the item's own id: the paper says so of its
-    figures ("we processed the content features with our adapter"); without it they show the host before BeFA. Mind that
-    BeFA's content is the id times a gate in (0, 1): its cosine with the id is high whatever the picture shows, so that
-    behind BeFA all channels weigh nearly alike, and the heatmap is the plain sum of the maps (`Heatmap.weights_spread`
-    tells). `grad_cam` looks at differences alone, and `baseline` takes them.
+    The paper leaves open how the vector of a masked picture comes into the space of the id. Chosen here: `to_content`
+    is the host's projection, and behind it the adapter with the item's own id, as the paper says of its figures ("we
+    processed the content features with our adapter"); without it they show the host before BeFA. Mind that BeFA's
+    content is the id times a gate in (0, 1): its cosine with the id is high whatever the picture shows, so that behind
+    BeFA all channels weigh nearly alike, and the heatmap is the plain sum of the maps (`Heatmap.weights_spread` tells).
+    `grad_cam` looks at differences alone, and `becam` with `baseline` takes them.
     """
     return lambda vectors_Bc: nn.functional.cosine_similarity(to_content(vectors_Bc), id_d[None])
 
@@ -80,15 +79,16 @@ def masked(
 
 
 @torch.no_grad()
-def becam(seen: Masked, score: Score, config: BeCAMConfig) -> Heatmap:
+def becam(seen: Masked, score: Score, config: BeCAMConfig, *, baseline: bool = False) -> Heatmap:
     """M = sum_k w_k A_k, w_k the score of the picture seen through the k-th map alone (equation 2); not normalised.
 
-    `seen` are the passes that `config` asks for. The heatmap has the maps' resolution: 7 x 7 in ViT-B/32 and RN50. Its
-    floor is the heat of weights that are each off by the scores' `RESOLUTION`, all in the direction of their maps:
-    sum_k |A_k| times it, the maps weighed under `softmax`. Departs from the equation where `config` says so.
+    `seen` are the passes that `config` asks for. `baseline`: less the score of the picture without content, which
+    Score-CAM has and equation 2 has not. The heatmap has the maps' resolution: 7 x 7 in ViT-B/32 and RN50. Its floor is
+    the heat of weights that are each off by the scores' `RESOLUTION`, all in the direction of their maps: sum_k |A_k|
+    times it, the maps weighed under `softmax`. Departs from the equation where `config` says so.
     """
     maps_Khw, weights_K = seen.maps_Khw, score(seen.vectors_Kc)
-    if config.baseline:
+    if baseline:
         weights_K = weights_K - score(seen.empty_1c)
     if config.weights == "relu":
         weights_K = weights_K.relu()

@@ -1,4 +1,7 @@
-"""What a trained cell sees in its items' pictures: heatmaps by method, and how content and behaviour agree."""
+"""What a trained cell sees in its items' pictures: heatmaps by method, and how content and behaviour agree.
+
+Pictures alone are explained: equation 2 of BeFA's paper (arXiv 2406.00323) masks pictures, and says nothing of texts.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +18,16 @@ from befa.config import configuration
 from befa.encoders.base import Encoder
 from befa.errors import ConfigError
 
-METHODS = ("becam", "score_cam", "grad_cam")
-"""The heatmaps that are compared."""
+METHODS = {
+    "becam": "BeCAM",
+    "becam_baseline": "BeCAM less baseline",
+    "score_cam": "Score-CAM",
+    "grad_cam": "Grad-CAM",
+}
+"""The heatmaps that are compared, and their names for a reader.
+
+Equation 2 has no baseline, and Score-CAM, its model, has one. What is found may turn on it: BeCAM is there without and
+with."""
 
 
 @configuration
@@ -57,13 +68,17 @@ class Explained:
         return cls(recommender.eval(), encoder, ids_Id)
 
     def content(self, vectors_nc: Float[Tensor, "n c"], items_n: Tensor) -> Float[Tensor, "n d"]:
-        """Image vectors of `items_n` behind projection and adapter: h_m of the models."""
+        """Image vectors of `items_n` behind projection and adapter, with the items' own rows of the id table: h_m."""
         tower = self.recommender.towers["image"]
         id_nd = self.recommender.items.detach()[items_n]
         return tower.adapter(tower.project(vectors_nc), id_nd, rng=Generator())
 
     def score(self, item: int) -> Score:
-        """Equation 2's similarity for one item; the encoder's vectors as its feature store has them."""
+        """Equation 2's similarity for one item.
+
+        The encoder's vector of a masked picture, as its feature store would have it, takes the place of the item's row
+        of the feature table. What training made of that row is left out: it belongs to the item, whatever is masked.
+        """
 
         def to_content(vectors_Bc: Tensor) -> Tensor:
             unit = nn.functional.normalize(vectors_Bc, dim=-1) if self.encoder.normalise else vectors_Bc
@@ -72,18 +87,25 @@ class Explained:
         return behaviour(to_content, self.ids_Id[item])
 
     @torch.no_grad()
-    def angles(self) -> dict[str, float]:
+    def angles(self, encoded_Ic: Float[Tensor, "I c"]) -> dict[str, float | None]:
         """How far content is from behaviour, over all items with a picture (section 3.3 of arXiv 2406.00323).
 
-        `angle`: the mean of theta in degrees (equation 4); `lambda`: the mean of |1 - cos theta| (equations 6 and 7).
-        The ideal vector e_i of these equations cannot be observed: the item's behavioural vector stands in for it. The
-        content is that of the feature table as training left it.
+        `angle`: the mean of theta in degrees (equation 4); `lambda`: the mean of |1 - cos theta| (equations 6 and 7);
+        both of the content of `encoded_Ic`, the encoder's vectors, which are what the heatmaps explain. `angle_trained`
+        and `lambda_trained`: of the feature table as training left it; None where training leaves it alone. The ideal
+        vector e_i of these equations cannot be observed: the item's behavioural vector stands in for it.
         """
-        tower = self.recommender.towers["image"]
-        present = tower.present_I.nonzero().squeeze(1)
-        content_nd = self.content(tower.table.detach()[present], present).double()
+        table_Ic = self.recommender.towers["image"].table
+        angle, distance = self._angle(encoded_Ic)
+        trained = self._angle(table_Ic.detach()) if isinstance(table_Ic, nn.Parameter) else (None, None)
+        return {"angle": angle, "lambda": distance, "angle_trained": trained[0], "lambda_trained": trained[1]}
+
+    def _angle(self, vectors_Ic: Float[Tensor, "I c"]) -> tuple[float, float]:
+        """Means of theta in degrees and of |1 - cos theta|."""
+        present = self.recommender.towers["image"].present_I.nonzero().squeeze(1)
+        content_nd = self.content(vectors_Ic[present], present).double()
         cosine_n = nn.functional.cosine_similarity(content_nd, self.ids_Id[present].double()).clamp(-1, 1)
-        return {"angle": torch.rad2deg(cosine_n.acos()).mean().item(), "lambda": (1 - cosine_n).abs().mean().item()}
+        return torch.rad2deg(cosine_n.acos()).mean().item(), (1 - cosine_n).abs().mean().item()
 
 
 def heatmaps(
@@ -104,6 +126,7 @@ def heatmaps(
         score = explained.score(item)
         found[cell] = {
             "becam": becam(seen[config.masks], score, config),
+            "becam_baseline": becam(seen[config.masks], score, config, baseline=True),
             "score_cam": becam(seen[SCORE_CAM.masks], score, SCORE_CAM),
             "grad_cam": grad_cam(model, pixels_3HW, score),
         }

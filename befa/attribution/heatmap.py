@@ -34,3 +34,11 @@ class Heatmap:
         """
         size = self.weights_K.double().abs().mean().item()
         return self.weights_K.double().std(correction=0).item() / size if size else 0.0
+
+    @property
+    def negative_weights(self) -> float:
+        """Share of the channels whose weight is negative, in [0, 1].
+
+        Where most are, the sum of equation 2 is turned round: heat lies where channels are low.
+        """
+        return (self.weights_K < 0).double().mean().item()

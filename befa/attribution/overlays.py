@@ -33,7 +33,7 @@ def write(
     from matplotlib.figure import Figure  # here: it takes half a second to load
 
     rows, columns = len(pictures), 1 + len(heatmaps)
-    figure = Figure(figsize=(2.2 * columns, 2.35 * rows), layout="constrained")
+    figure = Figure(figsize=(1.8 * columns, 1.95 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for row, (axes, picture, known, title) in enumerate(zip(grid, pictures, objects, titles, strict=True)):
         for place, (axis, name) in enumerate(zip(axes, ["", *heatmaps], strict=True)):
@@ -56,6 +56,6 @@ def write(
                 edge = np.asarray(Image.fromarray(known).resize(picture.size, Image.Resampling.NEAREST))
                 axis.contour(edge, levels=[0.5], colors="white" if place else "lime", linewidths=0.8)
         shown = title.replace("$", r"\$")  # else what stands between two dollars is read as mathematics
-        axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=6, va="top", clip_on=False, wrap=True)
+        axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=7, va="top", clip_on=False, wrap=True)
     with tables.whole(path) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})

@@ -1,6 +1,7 @@
 """Stage `attribute@<dataset>-<encoder>-<model>-<adapter>`: where pictures speak for behaviour, before and after."""
 
 import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ from befa import config, tables
 from befa.attribution import overlays
 from befa.attribution.explaining import METHODS, AttributionConfig, Explained, heatmaps
 from befa.attribution.heatmap import Heatmap
-from befa.attribution.measures import measured
+from befa.attribution.measures import differences, measured
 from befa.cells import Cell
 from befa.checkpoints import trained
 from befa.errors import DataError
@@ -23,11 +24,15 @@ from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
 
+ADAPTERS = {"none": "without adapter", "befa": "with BeFA", "lora": "with LoRA", "soft_prompt": "with SoftPrompt"}
+"""What stands below a method's name in the picture; others go by their own name."""
+
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
     """Writes heatmaps.parquet, heatmaps.png and scores.json; measures against objects where the source knows them.
 
-    Of a cell with several seeds, the first one's model is looked into.
+    scores.json has `measured` and `angles` of the cell without adapter (`none`) and of this one, and `difference`, of
+    this one less the other. Of a cell with several seeds, the first one's model is looked into.
     """
     params = config.read_params(layout.params)
     cfg = config.load(params, "attribution", AttributionConfig)
@@ -42,33 +47,38 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     for cell_adapter in dict.fromkeys(("none", adapter)):
         folder = layout.run(dataset, encoder, model, cell_adapter)
         cell = Cell.read(folder / "config.json")
-        recommender, _ = trained(layout, folder, cell, cell.training.seeds[0], device)
+        recommender, problem = trained(layout, folder, cell, cell.training.seeds[0], device)
         explained[cell_adapter] = Explained.of(recommender, network, cfg.ids)
-        scores[cell_adapter] = {"behaviour": explained[cell_adapter].angles()}
+        encoded_Ic = problem.contents["image"].values_Ic
+        scores[cell_adapter] = {"behaviour": explained[cell_adapter].angles(encoded_Ic)}
     pictured: list[dict[str, dict[str, Heatmap]]] = []
     with progress(f"attribute {model}", "pictures") as report:
         for item, pixels_3HW in zip(items, pixels, strict=True):
             pictured.append(heatmaps(explained, pixels_3HW.to(device), item, cfg.becam))
             report(len(pictured), len(items))
+    found = {(one, name): [by[one][name] for by in pictured] for one in explained for name in METHODS}
     rows: list[dict[str, object]] = []
-    columns: dict[str, list[np.ndarray | None]] = {}
-    for cell_adapter in explained:
-        for name in METHODS:
-            found = [one[cell_adapter][name] for one in pictured]
-            scores[cell_adapter] |= {name: measured(found, known)}
-            rows += [
-                {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "floor": one.floor,
-                 "heat": one.heat_hw.flatten().tolist()}
-                for item, one in zip(items, found, strict=True)
-            ]  # fmt: skip
-            columns[f"{name}, {cell_adapter}"] = [one.heat_hw.numpy() if one.with_heat else None for one in found]
-    height, width = found[0].heat_hw.shape
+    for (cell_adapter, name), of in found.items():
+        scores[cell_adapter] |= {name: measured(of, known)}
+        rows += [
+            {"item": ids[item]["item"], "adapter": cell_adapter, "method": name, "floor": one.floor,
+             "heat": one.heat_hw.flatten().tolist()}
+            for item, one in zip(items, of, strict=True)
+        ]  # fmt: skip
+    if adapter != "none":
+        scores["difference"] = {
+            name: differences(
+                found["none", name], found[adapter, name], known, rng=numpy_stream(cfg.seed, "bootstrap", name)
+            )
+            for name in METHODS
+        }
+    height, width = next(iter(found.values()))[0].heat_hw.shape
     shape = {"height": str(height), "width": str(width)}
     shown = slice(0, cfg.shown)
     overlays.write(
         into / "heatmaps.png",
         pictures[shown],
-        {name: columns[name][shown] for name in sorted(columns) if not name.startswith("score_cam")},
+        _columns({key: of[shown] for key, of in found.items()}),
         objects[shown],
         [_title(ids[item]) for item in items[shown]],
     )
@@ -76,6 +86,18 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     tables.write_json(into / "scores.json", scores)
     for cell_adapter in explained:
         log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in METHODS}))
+
+
+def _columns(found: Mapping[tuple[str, str], Sequence[Heatmap]]) -> dict[str, list[np.ndarray | None]]:
+    """The picture's columns by title: each method's heatmaps by (adapter, method), before and then after."""
+    return {
+        f"{title}\n{ADAPTERS.get(adapter, f'with {adapter}')}": [
+            one.heat_hw.numpy() if one.with_heat else None for one in of
+        ]
+        for method, title in METHODS.items()
+        for (adapter, name), of in found.items()
+        if name == method
+    }
 
 
 def _title(item: dict[str, str | None]) -> str:

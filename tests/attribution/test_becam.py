@@ -16,9 +16,9 @@ VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
 
 
-def heatmap(model, pixels, score, config=None):
+def heatmap(model, pixels, score, config=None, **baseline):
     config = config or BeCAMConfig()
-    return becam(masked(model, pixels, config.masks, config.batch_size), score, config)
+    return becam(masked(model, pixels, config.masks, config.batch_size), score, config, **baseline)
 
 
 @pytest.fixture(scope="module", params=[VIT, RESNET], ids=["vit", "resnet"])
@@ -50,6 +50,7 @@ def test_maps_are_the_layers_before_the_vector(model, pixels):
         assert found.min() >= 0  # behind the last ReLU
 
 
+@pytest.mark.parametrize("baseline", [False, True])
 @pytest.mark.parametrize(
     "config",
     [
@@ -60,7 +61,7 @@ def test_maps_are_the_layers_before_the_vector(model, pixels):
         SCORE_CAM,
     ],
 )
-def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config):
+def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config, baseline):
     channels = maps(model, pixels[None])[0][0]
     weights = []
     for channel in channels:
@@ -71,12 +72,12 @@ def test_becam_is_equation_2_channel_by_channel(model, pixels, score, config):
             mask = torch.zeros_like(channel)
         seen = pixels * upsampled(mask[None], pixels.shape[1:])
         weight = score(model.encode_image(seen[None]))[0]
-        weights.append(weight - score(model.encode_image(0 * pixels[None]))[0] if config.baseline else weight)
+        weights.append(weight - score(model.encode_image(0 * pixels[None]))[0] if baseline else weight)
     weights = torch.stack(weights)
     weights = {"cosine": weights, "relu": weights.relu(), "softmax": weights.softmax(0)}[config.weights]
     expected = sum(weight * channel for weight, channel in zip(weights, channels, strict=True))
     expected = expected.relu() if config.rectify else expected
-    found = heatmap(model, pixels, score, config)
+    found = heatmap(model, pixels, score, config, baseline=baseline)
     torch.testing.assert_close(found.heat_hw, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found.weights_K, weights, rtol=1e-4, atol=1e-5)
 
@@ -149,11 +150,11 @@ def test_scores_all_but_equal_weigh_alike(model, pixels):
 
 
 def test_less_the_empty_pictures_score_nothing_is_left(model, pixels):
-    config = BeCAMConfig(baseline=True)
-
     # Both ways round: heat is of the score's growth alone.
     def both(score):
-        return [heatmap(model, pixels, lambda vectors, sign=sign: sign * score(vectors), config) for sign in (1, -1)]
+        return [
+            heatmap(model, pixels, lambda vectors, sign=sign: sign * score(vectors), baseline=True) for sign in (1, -1)
+        ]
 
     ignored, seen = both(IGNORES), both(LOOKS)
     assert not any(heatmap.with_heat for heatmap in ignored)
@@ -165,6 +166,16 @@ def test_weights_spread_is_the_deviation_over_the_mean_size():
     assert one.weights_spread == pytest.approx(np.std([1, 3, -2, 2]) / 2)
     assert not one.with_heat
     assert Heatmap(torch.zeros(2, 2), torch.zeros(3), 0.0).weights_spread == 0
+
+
+def test_score_cams_softmax_cancels_its_baseline(model, pixels, score):
+    without, with_it = (heatmap(model, pixels, score, SCORE_CAM, baseline=one) for one in (False, True))
+    torch.testing.assert_close(without.heat_hw, with_it.heat_hw)
+
+
+def test_negative_weights_are_a_share_of_the_channels():
+    one = Heatmap(torch.zeros(2, 2), torch.tensor([1.0, 0.0, -2.0, 2.0]), 0.0)
+    assert one.negative_weights == 0.25
 
 
 def test_towers_without_such_a_layer_are_an_error():

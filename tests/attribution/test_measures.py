@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from befa.attribution.heatmap import Heatmap
-from befa.attribution.measures import agreement, measured
+from befa.attribution.measures import agreement, differences, measured
 from befa.errors import DataError
+from befa.rng import numpy_stream
 
 
 @pytest.fixture
@@ -77,6 +78,7 @@ def test_means_are_over_heatmaps_with_heat_and_object(mask):
     assert found["chance"] == 0.25
     assert found["peak"] == 1
     assert found["weights_spread"] == pytest.approx((0.5 + 0 + 0.5) / 3)
+    assert found["negative_weights"] == 0.5 / 4  # of all, those without heat too
 
 
 def test_a_mask_without_an_object_or_with_nothing_else_is_no_known_object(mask):
@@ -95,3 +97,38 @@ def test_the_mean_of_nothing_is_none(mask):
     unknown = measured([heatmap(mask.float())], [None])
     assert (unknown["without_heat"], unknown["measured"], unknown["energy"]) == (0, 0, None)
     assert unknown["weights_spread"] == 0.5
+
+
+def compared(before, after, objects):
+    return differences(before, after, objects, rng=numpy_stream(1, "bootstrap"))
+
+
+def test_a_difference_is_over_the_pictures_with_heat_on_both_sides(mask):
+    on, beside, cold = (heatmap(heat) for heat in (mask.float(), (~mask).float(), 0.4 * mask.float()))
+    # The means before and after are over four pictures and two: 1/4 and 1, which no picture's change explains.
+    before, after = [on, beside, beside, beside, cold, on], [on, on, cold, cold, on, beside]
+    found = compared(before, after, [mask, mask, mask, mask, mask, None])
+    assert found["pictures"] == 2
+    for name in ("pointing", "energy", "coverage"):
+        assert found[name]["mean"] == pytest.approx(0.5)
+        assert (found[name]["low"], found[name]["high"]) == (0, 1)
+
+
+def test_the_interval_is_narrow_where_pictures_agree_and_the_same_again(mask):
+    on, beside = heatmap(mask.float()), heatmap((~mask).float())
+    before = [on] * 40 + [beside] * 10
+    found = compared(before, [beside] * 50, [mask] * 50)
+    assert found["energy"]["mean"] == pytest.approx(-0.8)
+    # Normal theory: 1.96 * sqrt(.8 * .2 / 50) = 0.11 each way.
+    assert found["energy"]["low"] == pytest.approx(-0.91, abs=0.02)
+    assert found["energy"]["high"] == pytest.approx(-0.69, abs=0.02)
+    assert found == compared(before, [beside] * 50, [mask] * 50)
+    assert compared([on] * 50, [beside] * 50, [mask] * 50)["energy"] == {"mean": -1, "low": -1, "high": -1}
+
+
+def test_one_picture_has_no_interval_and_none_no_difference(mask):
+    on, beside = heatmap(mask.float()), heatmap((~mask).float())
+    assert compared([on], [beside], [mask])["pointing"] == {"mean": -1, "low": None, "high": None}
+    nothing = compared([on, heatmap(0.4 * mask.float())], [beside, beside], [None, mask])
+    assert nothing["pictures"] == 0
+    assert nothing["energy"] == {"mean": None, "low": None, "high": None}

@@ -1,10 +1,12 @@
 """The image of heatmaps: a heatmap without heat is left blank, and says so."""
 
 import numpy as np
+import torch
 from PIL import Image
 
 from befa.attribution import overlays
-from pipelines.stages.attribute import _title
+from befa.attribution.heatmap import Heatmap
+from pipelines.stages.attribute import _columns, _title
 
 
 def drawn(path, heat):
@@ -44,3 +46,16 @@ def test_titles_may_hold_dollars_and_letters_that_the_font_lacks(tmp_path, recwa
     assert _title({"text": None, "item": "0012"}) == "0012"
     assert _title({"text": title, "item": "0012"}) == title
     assert not recwarn.list
+
+
+def test_before_stands_before_after_for_every_method():
+    hot, cold = (Heatmap(torch.full((2, 2), heat), torch.ones(1), 0.5) for heat in (1.0, 0.0))
+    methods = ("becam", "becam_baseline", "score_cam", "grad_cam")
+    found = {(adapter, name): [hot, cold] for adapter in ("none", "befa") for name in methods}
+    columns = _columns(found)
+    assert list(columns) == [
+        f"{name}\n{adapter}"
+        for name in ("BeCAM", "BeCAM less baseline", "Score-CAM", "Grad-CAM")
+        for adapter in ("without adapter", "with BeFA")
+    ]
+    assert all(first.max() == 1 and second is None for first, second in columns.values())
