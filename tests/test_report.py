@@ -172,9 +172,17 @@ def test_an_encoder_without_befas_cells_has_no_table_2():
     assert "table3-clip" in keys
 
 
-ON_OBJECTS = {"items": 64, "without_heat": 4, "pointing": 0.53, "energy": 0.431, "coverage": None}
-SCORES = {"items": 64, "none": {"behaviour": {"angle": 44.47}, "becam": ON_OBJECTS},
-          "befa": {"behaviour": {"angle": 18.4}, "becam": {**ON_OBJECTS, "without_heat": 64}}}  # fmt: skip
+ON_OBJECTS = {"items": 64, "without_heat": 4, "pointing": 0.53, "energy": 0.431, "coverage": None, "chance": 0.25,
+              "weights_spread": 0.6, "negative_weights": 0.125}  # fmt: skip
+CHANGES = {"pictures": 31, "pointing": {"mean": 0.004, "low": -0.1, "high": 0.12},
+           "energy": {"mean": -0.2441, "low": -0.31, "high": -0.17},
+           "coverage": {"mean": None, "low": None, "high": None}}  # fmt: skip
+SCORES = {"items": 64,
+          "none": {"behaviour": {"angle": 74.47, "lambda": 0.7, "angle_trained": 44.47, "lambda_trained": 0.29},
+                   "becam": ON_OBJECTS, "becam_baseline": {**ON_OBJECTS, "energy": 0.5}},
+          "befa": {"behaviour": {"angle": 18.4, "lambda": 0.05, "angle_trained": None, "lambda_trained": None},
+                   "becam": {**ON_OBJECTS, "without_heat": 64}},
+          "difference": {"becam": CHANGES}}  # fmt: skip
 LIES = {"uniformity": -3.5, "uniformity_of_ids": -3.4, "alignment_to_id": 0.5, "alignment_in_baskets": 1.5}
 SPREADS = {"modalities": {"text": {"none": {**LIES, "gate": None}, "befa": {
     **LIES, "alignment_to_id": 0.1, "gate": {"mean": 0.9, "over_items": 5e-6, "over_channels": 0.3}}}}}  # fmt: skip
@@ -193,14 +201,25 @@ def test_the_papers_figures_are_numbers_too():
     }
     tables = contents.tables(replace(experiment(), studies=studies))
     assert all(len(row.values) == len(table.columns) for table in tables for row in table.rows)
-    assert all(sum(width for _, width in table.groups) == len(table.columns) for table in tables[-3:])
+    assert all(sum(width for _, width in table.groups) == len(table.columns) for table in tables[-4:])
     found = {value.name: value for table in tables for value in table.values}
     shown = {
-        "attribution/hm/clip/bm3/beside-befa/angle": "44.5",
+        "attribution/hm/clip/bm3/beside-befa/angle": "74.5",
+        "attribution/hm/clip/bm3/beside-befa/lambda": "0.700",
+        "attribution/hm/clip/bm3/beside-befa/angle_trained": "44.5",
+        "attribution/hm/clip/bm3+befa/angle_trained": "–",
         "attribution/hm/clip/bm3+befa/angle": "18.4",
         "attribution/hm/clip/bm3/beside-befa/becam/energy": "43%",
         "attribution/hm/clip/bm3/beside-befa/becam/coverage": "–",
+        "attribution/hm/clip/bm3/beside-befa/becam/chance": "25%",
         "attribution/hm/clip/bm3/beside-befa/becam/with-heat": "60 of 64",
+        "attribution/hm/clip/bm3/beside-befa/becam/weights_spread": "0.600",
+        "attribution/hm/clip/bm3/beside-befa/becam/negative_weights": "12%",
+        "attribution/hm/clip/bm3/beside-befa/becam_baseline/energy": "50%",
+        "attribution/hm/clip/bm3+befa/becam/energy/difference": "-24 (-31 to -17)",
+        "attribution/hm/clip/bm3+befa/becam/pointing/difference": "+0 (-10 to +12)",
+        "attribution/hm/clip/bm3+befa/becam/coverage/difference": "–",
+        "attribution/hm/clip/bm3+befa/becam/pictures-in-both": "31 in both",
         "attribution/hm/clip/bm3+befa/becam/with-heat": "0 of 64",
         "distribution/hm/clip/bm3+befa/text/alignment_to_id": "0.100",
         "distribution/hm/clip/bm3/beside-befa/text/gate-mean": "–",

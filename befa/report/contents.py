@@ -29,7 +29,7 @@ def tables(experiment: Experiment) -> list[Table]:
         evidence_tables.tests(experiment),
         *(
             table(experiment, encoder)
-            for kind, table in study_tables.TABLES.items()
+            for kind, table in study_tables.TABLES
             for encoder in encoders
             if any(study.encoder == encoder for study in experiment.studies.get(kind, ()))
         ),

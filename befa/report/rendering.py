@@ -18,7 +18,7 @@ from befa.report.values import State, Table, Value
 TEX = {
     **{letter: f"\\{letter}" for letter in "&%_#{}$"},
     **{"^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "\\": r"\textbackslash{}", "|": r"\textbar{}"},
-    **{"±": r"$\pm$", "λ": r"$\lambda$", "–": "--", "<": "$<$", ">": "$>$"},
+    **{"±": r"$\pm$", "λ": r"$\lambda$", "Λ": r"$\Lambda$", "–": "--", "<": "$<$", ">": "$>$"},
 }
 WIDEST = 1400
 """Pixels of a picture in the page."""

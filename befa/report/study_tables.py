@@ -3,39 +3,93 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from befa.attribution.explaining import METHODS
 from befa.report.experiment import NAMES, Experiment, short
 from befa.report.results import Study
 from befa.report.values import REPRO, Form, Row, Table, Value
 
-METHODS = {"becam": "BeCAM", "score_cam": "Score-CAM", "grad_cam": "Grad-CAM"}
 ON_OBJECTS = ("pointing", "energy", "coverage")
+ANGLES: Mapping[str, Form] = {
+    "angle": "degrees",
+    "lambda": "number",
+    "angle_trained": "degrees",
+    "lambda_trained": "number",
+}
 
 
-def attribution(experiment: Experiment, encoder: str) -> Table:
-    """Where pictures speak for behaviour, and how far content is from it (section 3 of arXiv 2406.00323)."""
+def angles(experiment: Experiment, encoder: str) -> Table:
+    """How far pictures' content lies from behaviour (equations 4 to 7 of arXiv 2406.00323)."""
     rows = []
     for study in _of(experiment, "attribution", encoder):
         for adapter in dict.fromkeys(("none", study.adapter)):
             figure = _figures("attribution", study, adapter)
-            of = study.measures.get(adapter, {})
-            values = [figure("angle", "degrees", of.get("behaviour", {}).get("angle"))]
-            for method in METHODS:
-                found = of.get(method, {})
-                values += [figure(f"{method}/{name}", "share", found.get(name)) for name in ON_OBJECTS]
-                heat = f"{found['items'] - found['without_heat']} of {found['items']}" if found else None
-                values.append(figure(f"{method}/with-heat", "text", heat))
-            rows.append(Row(_label(study, adapter), tuple(values), last=adapter == study.adapter))
+            of = study.measures.get(adapter, {}).get("behaviour", {})
+            values = tuple(figure(name, form, of.get(name)) for name, form in ANGLES.items())
+            rows.append(Row(_label(study, adapter), values, last=adapter == study.adapter))
     note = (
-        "Angle: mean angle in degrees between an item's content and its id, over all items with a picture (equation 4; "
-        "the id vector stands in for the ideal one). The others are means over the explained pictures that have heat "
-        "and whose object is known. Pointing: the hottest place is on the object. Energy: share of the heat on the "
-        "object, the rest is drift. Coverage: share of the object among as many hottest places as the object has, the "
-        "rest is omission. With heat: pictures whose heatmap is more than rounding."
+        "Angle: mean angle in degrees between an item's content and its id (equation 4), over all items with a "
+        "picture; Λ: mean of 1 less its cosine (equation 7). The id vector stands in for the ideal one. Of the "
+        "encoder's vectors: the content that the heatmaps explain. Of the trained table: that of the feature table as "
+        "training left it, which is what the host works with; a dash where training leaves the table alone."
     )
-    groups = (("", 1), *((name, len(ON_OBJECTS) + 1) for name in METHODS.values()))
-    columns = ("angle", *(*ON_OBJECTS, "with heat") * len(METHODS))
+    groups, columns = (("of the encoder's vectors", 2), ("of the trained table", 2)), ("angle", "Λ") * 2
+    title = f"How far content lies from behaviour, {encoder}"
+    return Table(f"angles-{encoder}", title, note, groups, columns, tuple(rows))
+
+
+def attribution(experiment: Experiment, encoder: str) -> Table:
+    """Where pictures speak for behaviour (section 3.1 of arXiv 2406.00323), before, after, and the difference."""
+    rows = []
+    for study in _of(experiment, "attribution", encoder):
+        for method, title in METHODS.items():
+            for adapter in dict.fromkeys(("none", study.adapter)):
+                figure = _figures("attribution", study, adapter)
+                found = study.measures.get(adapter, {}).get(method, {})
+                values = [
+                    *(figure(f"{method}/{name}", "share", found.get(name)) for name in (*ON_OBJECTS, "chance")),
+                    figure(
+                        f"{method}/with-heat",
+                        "text",
+                        f"{found['items'] - found['without_heat']} of {found['items']}" if found else None,
+                    ),
+                    figure(f"{method}/weights_spread", "number", found.get("weights_spread")),
+                    figure(f"{method}/negative_weights", "share", found.get("negative_weights")),
+                ]
+                rows.append(Row(f"{_label(study, adapter)}, {title}", tuple(values), last=study.adapter == "none"))
+            if study.adapter != "none":
+                rows.append(_difference(study, method))
+    note = (
+        "Means over the explained pictures that have heat and whose object is known. Pointing: the hottest place is "
+        "on the object. Energy: share of the heat on the object, the rest is drift. Coverage: share of the object "
+        "among as many hottest places as the object has, the rest is omission. Chance: the object's share of the "
+        "picture, which is what even heat has of all three. With heat: pictures whose heatmap is more than rounding. "
+        "Spread: of the channels' weights, standard deviation over mean size; near 0 the heatmap is the plain sum of "
+        "the maps. Negative: share of the channels whose weight is below 0, over all pictures; where most are, the map "
+        "is turned round: heat lies where channels are low. Difference: with the adapter less without, in points, over "
+        "the pictures with heat in both, and its 95 % interval over them (bootstrap). Less baseline: less the score of "
+        "the picture without content, which equation 2 does not have."
+    )
+    groups = (("on the object", len(ON_OBJECTS) + 1), ("pictures", 1), ("weights", 2))
+    columns = (*ON_OBJECTS, "chance", "with heat", "spread", "negative")
     title = f"Drift and omission: where pictures speak for behaviour, {encoder}"
     return Table(f"attribution-{encoder}", title, note, groups, columns, tuple(rows))
+
+
+def _difference(study: Study, method: str) -> Row:
+    """The line of a method's paired differences."""
+    figure = _figures("attribution", study, study.adapter)
+    found = study.measures.get("difference", {}).get(method, {})
+    values = [figure(f"{method}/{name}/difference", "text", _points(found.get(name))) for name in ON_OBJECTS]
+    pictures = figure(f"{method}/pictures-in-both", "text", f"{found['pictures']} in both" if found else None)
+    return Row(f"{_label(study, study.adapter)}, difference", (*values, None, pictures, None, None), last=True)
+
+
+def _points(found: Mapping[str, float | None] | None) -> str | None:
+    """A difference of shares and its interval: -24 (-31 to -17)."""
+    if not found or found["mean"] is None:
+        return None
+    mean, low, high = (None if found[end] is None else f"{100 * found[end]:+.0f}" for end in ("mean", "low", "high"))
+    return mean if low is None else f"{mean} ({low} to {high})"
 
 
 def distribution(experiment: Experiment, encoder: str) -> Table:
@@ -98,11 +152,13 @@ def sensitivity(experiment: Experiment, encoder: str) -> Table:
     )
 
 
-TABLES: Mapping[str, Callable[[Experiment, str], Table]] = {
-    "attribution": attribution,
-    "distribution": distribution,
-    "sensitivity": sensitivity,
-}
+TABLES: tuple[tuple[str, Callable[[Experiment, str], Table]], ...] = (
+    ("attribution", angles),
+    ("attribution", attribution),
+    ("distribution", distribution),
+    ("sensitivity", sensitivity),
+)
+"""By the kind of study that they are made of."""
 
 
 def _of(experiment: Experiment, kind: str, encoder: str) -> list[Study]:
