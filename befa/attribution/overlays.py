@@ -1,5 +1,6 @@
 """Heatmaps over their pictures, as one image."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def write(
             if known is not None:
                 edge = np.asarray(Image.fromarray(known).resize(picture.size, Image.Resampling.NEAREST))
                 axis.contour(edge, levels=[0.5], colors="white" if place else "lime", linewidths=0.8)
-        shown = title.replace("$", r"\$")  # else what stands between two dollars is read as mathematics
-        axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=7, va="top", clip_on=False, wrap=True)
+        # A dollar is escaped: else what stands between two of them is read as mathematics.
+        shown = textwrap.fill(title, 30).replace("$", r"\$")
+        axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=7, va="top", clip_on=False)
     with tables.whole(path) as part:
         figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
