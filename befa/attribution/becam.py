@@ -69,13 +69,25 @@ def masked(
 
     `model` is an open_clip model, on the device of the pixels.
     """
-    maps_BKhw, _ = maps(model, pixels_3HW[None])
-    maps_Khw = maps_BKhw[0].float()
+    maps_Khw = maps(model, pixels_3HW[None])[0][0].float()
+    vectors_Kc = through_maps(model, pixels_3HW, maps_Khw, masks, batch_size)
+    return Masked(maps_Khw, vectors_Kc, model.encode_image(torch.zeros_like(pixels_3HW[None])).float())
+
+
+@torch.no_grad()
+def through_maps(
+    model: nn.Module,
+    pixels_3HW: Float[Tensor, "3 H W"],
+    maps_Khw: Float[Tensor, "K h w"],
+    masks: Literal["unit", "raw"],
+    batch_size: int,
+) -> Float[Tensor, "K c"]:
+    """The vectors of a picture times each of the maps; arguments: see `masked`."""
     vectors = []
     for part_khw in maps_Khw.split(batch_size):
         masks_kHW = upsampled(_unit(part_khw) if masks == "unit" else part_khw, pixels_3HW.shape[1:])
         vectors.append(model.encode_image(pixels_3HW * masks_kHW[:, None]).float())
-    return Masked(maps_Khw, torch.cat(vectors), model.encode_image(torch.zeros_like(pixels_3HW[None])).float())
+    return torch.cat(vectors)
 
 
 @torch.no_grad()
@@ -85,7 +97,9 @@ def becam(seen: Masked, score: Score, config: BeCAMConfig, *, baseline: bool = F
     `seen` are the passes that `config` asks for. `baseline`: less the score of the picture without content, which
     Score-CAM has and equation 2 has not. The heatmap has the maps' resolution: 7 x 7 in ViT-B/32 and RN50. Its floor is
     the heat of weights that are each off by the scores' `RESOLUTION`, all in the direction of their maps: sum_k |A_k|
-    times it, the maps weighed under `softmax`. Departs from the equation where `config` says so.
+    times it, the maps weighed under `softmax`. Departs from the equation where `config` says so. The paper also
+    speaks of the "cosine similarity of each pixel to the behavioral features", which is something else: the equation is
+    followed.
     """
     maps_Khw, weights_K = seen.maps_Khw, score(seen.vectors_Kc)
     if baseline:

@@ -35,7 +35,10 @@ class AttributionConfig:
     """Block `attribution` of params.yaml."""
 
     items: Annotated[int, Field(ge=1)] = 64
-    """Items whose pictures are explained: a sample of those with a picture, and a known object where there are any."""
+    """Items whose pictures are explained, a sample of those with one.
+
+    64 of them take one CPU core a quarter of a minute with the demo's small tower, and two hours with ViT-B/32
+    (benchmarks/bench_attribute.py)."""
     shown: Annotated[int, Field(ge=1)] = 8
     """Of them, those in the picture of heatmaps."""
     seed: int = 1
