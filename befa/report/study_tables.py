@@ -81,14 +81,20 @@ def _difference(study: Study, method: str) -> Row:
     found = study.measures.get("difference", {}).get(method, {})
     values = [figure(f"{method}/{name}/difference", "text", _points(found.get(name))) for name in ON_OBJECTS]
     pictures = figure(f"{method}/pictures-in-both", "text", f"{found['pictures']} in both" if found else None)
-    return Row(f"{_label(study, study.adapter)}, difference", (*values, None, pictures, None, None), last=True)
+    return Row(
+        f"{_label(study, study.adapter)}, {METHODS[method]}, difference",
+        (*values, None, pictures, None, None),
+        last=True,
+    )
 
 
 def _points(found: Mapping[str, float | None] | None) -> str | None:
     """A difference of shares and its interval: -24 (-31 to -17)."""
     if not found or found["mean"] is None:
         return None
-    mean, low, high = (None if found[end] is None else f"{100 * found[end]:+.0f}" for end in ("mean", "low", "high"))
+    mean, low, high = (
+        None if found[end] is None else f"{round(100 * found[end]):+d}" for end in ("mean", "low", "high")
+    )
     return mean if low is None else f"{mean} ({low} to {high})"
 
 
