@@ -26,7 +26,7 @@ def show(name: str, layout: Layout) -> None:
     shown = Table(title=value.name, show_header=False)
     shown.add_column(style="bold")
     shown.add_column(overflow="fold")
-    for what, text in _facts(value):
+    for what, text in facts(value):
         shown.add_row(what, escape(text))
     console = Console()
     console.print(shown)
@@ -54,13 +54,16 @@ def find(name: str, layout: Layout, graph: Provenance) -> Value:
     return found[name]
 
 
-def _facts(value: Value) -> list[tuple[str, str]]:
-    facts = [("ours", value.shown + (f" ({value.seeds} seed{'s' * (value.seeds > 1)})" if value.seeds else ""))]
+def facts(value: Value) -> list[tuple[str, str]]:
+    """What is to be said of a figure, as label and text."""
+    told = [("ours", value.shown + (f" ({value.seeds} seed{'s' * (value.seeds > 1)})" if value.seeds else ""))]
     if value.interval is not None:
-        facts.append(("95 % interval", " to ".join(f"{end:+.1%}" for end in value.interval)))
+        told.append(("95 % interval", " to ".join(f"{end:+.1%}" for end in value.interval)))
     if value.published is not None:
-        facts += [("paper", f"{value.shown_published} ({value.source})"), ("difference", value.shown_difference or "–")]
+        told += [("paper", f"{value.shown_published} ({value.source})"), ("difference", value.shown_difference or "–")]
+    if value.protocol:
+        told.append(("protocol", value.protocol))
     if value.remark:
-        facts.append(("remark", value.remark))
+        told.append(("remark", value.remark))
     detail = f": {value.state.detail}" if value.state.detail else ""
-    return [*facts, ("status", value.state.status + detail), ("command", value.command)]
+    return [*told, ("status", value.state.status + detail), ("command", value.command)]

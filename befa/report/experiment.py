@@ -1,6 +1,6 @@
 """The experiment as its tables see it: listed cells, their results, and figures with all that belongs to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from befa.errors import DataError
 from befa.report import published
 from befa.report.befa_table import SHOWN
 from befa.report.results import Result, State, Study
-from befa.report.values import Value, together
+from befa.report.values import Value, made_of
 from befa.rng import numpy_stream
 from befa.significance import Comparison
 
@@ -59,6 +59,8 @@ class Experiment:
     """What tuning chose, by cell; untuned ones are left out."""
     studies: Mapping[str, Sequence[Study]] = field(default_factory=dict)
     """Attribution, distribution and sensitivity: those that the graph has, made or not."""
+    resamples: int = significance.RESAMPLES
+    """Of the bootstrap that gives a gain its interval."""
     _compared: dict[tuple[str, str, str], Comparison] = field(default_factory=dict, compare=False)
     _per_user: dict[str, pa.Table] = field(default_factory=dict, compare=False)
 
@@ -83,7 +85,8 @@ class Experiment:
             return Value(name, State("unlisted", f"{key} is not in the graph"), command)
         stage = "evaluate_control" if key in self.controls else "evaluate"
         tuned = f"tuned: {self.tuned[key]}" if self.tuned.get(key) else ""
-        return Value(name, self.states[key], f"dvc repro {stage}@{key}", remark=tuned)
+        protocol = self.results[key].protocol if key in self.results else ""
+        return Value(name, self.states[key], f"dvc repro {stage}@{key}", remark=tuned, protocol=protocol)
 
     def metric(self, table: str, dataset: str, encoder: str, model: str, adapter: str, metric: str) -> Value:
         """A test metric of one cell, beside what the paper's `table` (table2, table3) has for it."""
@@ -91,7 +94,7 @@ class Experiment:
         value = self.figure(f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}", *cell)
         paper = published.figure(table, cell, metric)
         value = replace(value, published=paper, source=published.source(table) if paper is not None else "")
-        value = replace(value, remark=_joined(value.remark, published.remark(table, cell, metric)))
+        value = replace(value, remark=joined(value.remark, published.remark(table, cell, metric)))
         if (result := self.results.get(cell_name(*cell))) is None:
             return value
         return replace(value, ours=result.mean(metric), deviation=result.deviation(metric), seeds=result.seeds)
@@ -102,11 +105,10 @@ class Experiment:
         over = "" if base == "none" else f"-over-{base}"
         name = f"{table}/{dataset}/{encoder}/{short(model, adapter)}/{metric}/gain{over}"
         pair = [self.figure(name, *host, one) for one in (base, adapter)]
-        state, command = together(*pair)
-        value = Value(name, state, command, form="gain", remark=_unequal(*pair))
+        value = replace(made_of(name, *pair, form="gain"), remark=_unequal(*pair))
         papers = [published.figure(table, (*host, one), metric) for one in (base, adapter)]
         if None not in papers:
-            remark = _joined(value.remark, published.remark(table, (*host, adapter), metric))
+            remark = joined(value.remark, published.remark(table, (*host, adapter), metric))
             value = replace(value, published=papers[1] / papers[0] - 1, source=published.source(table), remark=remark)
         before, after = (cell_name(*host, one) for one in (base, adapter))
         if not {before, after} <= self.results.keys():
@@ -116,33 +118,28 @@ class Experiment:
             found = self.compared(before, after, metric)
         except DataError as error:  # one of the two was evaluated on another split, say
             return replace(value, state=State("stale", str(error)))
-        return replace(value, ours=found.gain, interval=found.gain_interval, seeds=len(found.seeds))
+        p = found.over_users.t
+        return replace(value, ours=found.gain, interval=found.gain_interval, p=p, seeds=len(found.seeds))
 
     def gains(
         self, table: str, encoder: str, datasets: Sequence[str], adapter: str, base: str, metrics: Sequence[str]
     ) -> dict[tuple[str, str, str], Value]:
-        """Gains by dataset, model and metric, with stars: p over users, corrected by Holm over those of a dataset.
+        """Gains by dataset, model and metric, with stars that are corrected over those of a dataset.
 
         Not over all datasets: a gain's stars must not depend on which other datasets have been run.
         """
-        values, p_values = {}, []
-        for dataset, model, metric in product(datasets, HOSTS, metrics):
-            host = (dataset, encoder, model)
-            value = values[dataset, model, metric] = self.gain(table, host, adapter, base, metric)
-            pair = [cell_name(*host, one) for one in (base, adapter)]
-            p_values.append(None if value.ours is None else self.compared(*pair, metric).over_users.t)
-        corrected = significance.holm_within([dataset for dataset, _, _ in values], p_values)
-        return {
-            key: replace(value, stars=significance.stars(p))
-            for (key, value), p in zip(values.items(), corrected, strict=True)
-        }
+        keys = list(product(datasets, HOSTS, metrics))
+        values = [self.gain(table, (dataset, encoder, model), adapter, base, metric) for dataset, model, metric in keys]
+        return dict(zip(keys, starred(values, [dataset for dataset, _, _ in keys]), strict=True))
 
     def compared(self, base: str, adapted: str, metric: str) -> Comparison:
         """Two cells that have results, by user and seed. Raises DataError where their users are not the same."""
         key = (base, adapted, metric)
         if key not in self._compared:
             pair = self.per_user(base, adapted)
-            self._compared[key] = significance.compare(*pair, metric, rng=numpy_stream(BOOTSTRAP_SEED, "bootstrap"))
+            self._compared[key] = significance.compare(
+                *pair, metric, rng=numpy_stream(BOOTSTRAP_SEED, "bootstrap"), resamples=self.resamples
+            )
         return self._compared[key]
 
     def per_user(self, *cells: str) -> list[pa.Table]:
@@ -153,7 +150,14 @@ class Experiment:
         return [self._per_user[cell] for cell in cells]
 
 
-def _joined(*remarks: str) -> str:
+def starred(values: Sequence[Value], families: Sequence[Hashable]) -> list[Value]:
+    """Gains with their p corrected by Holm's method over those of a family, and its stars; `families` names each's."""
+    corrected = significance.holm_within(families, [value.p for value in values])
+    return [replace(value, p=p, stars=significance.stars(p)) for value, p in zip(values, corrected, strict=True)]
+
+
+def joined(*remarks: str) -> str:
+    """Remarks as one; empty ones are left out."""
     return "; ".join(remark for remark in remarks if remark)
 
 

@@ -42,6 +42,8 @@ class Result:
     left to the process that kept it."""
     machine: str
     """What that was measured on."""
+    protocol: str
+    """Under which it was trained and scored; empty where its configuration is not here."""
 
     def mean(self, metric: str) -> float:
         """Of the test part, over seeds."""
@@ -83,12 +85,14 @@ def read(layout: Layout, cell: Listed) -> Result | None:
         return None
     timing = folder / "timing.json"
     about = tables.read_json(timing) if timing.exists() else {}
+    configuration = folder / "config.json"
     return Result(
         metrics=tables.read_json(folder / "metrics.json"),
         folder=folder,
         parameters=_parameters(sorted(layout.checkpoint(folder, 0).parent.glob("*.safetensors"))),
         seconds=about["seconds"] / about["epochs"] if about.get("epochs") else None,
         machine=f"{about['device']}, {about['threads']} thread{'s' * (about['threads'] > 1)}" if about else "",
+        protocol=tables.read_json(configuration).get("protocol", "") if configuration.exists() else "",
     )
 
 

@@ -30,6 +30,10 @@ class Value:
     stars: str = ""
     interval: tuple[float, float] | None = None
     """95 % interval of a gain over users."""
+    p: float | None = None
+    """Of a gain: paired t-test over users, corrected by Holm's method where the table has stars."""
+    protocol: str = ""
+    """Under which ours was trained and scored (docs/protocols.md)."""
 
     @property
     def difference(self) -> int | float | None:
@@ -42,7 +46,9 @@ class Value:
 
     @property
     def shown(self) -> str:
-        """Ours as text, with deviation and stars; a dash where there is none."""
+        """Ours as text, with deviation and stars; a dash where there is a result that does not give it."""
+        if self.ours is None and self.state.status in ("absent", "unlisted"):
+            return "not run"
         deviation = "" if self.deviation is None else f" ± {_text(self.deviation, self.form).lstrip('+')}"
         return f"{_text(self.ours, self.form)}{deviation}{self.stars}"
 
@@ -84,6 +90,13 @@ def together(*values: Value) -> tuple[State, str]:
         return worst.state, worst.command
     targets = dict.fromkeys(target for value in values for target in value.command.removeprefix(REPRO).split())
     return worst.state, REPRO + " ".join(targets)
+
+
+def made_of(name: str, *values: Value, form: Form) -> Value:
+    """A figure that is made of several, with what it has of theirs (see `together`), still without its number."""
+    state, command = together(*values)
+    protocols = dict.fromkeys(value.protocol for value in values if value.protocol)
+    return Value(name, state, command, form=form, protocol=" and ".join(protocols))
 
 
 def _text(value: int | float | str | None, form: Form) -> str:
