@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import re
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import product
@@ -18,6 +19,7 @@ from befa.paths import Layout
 from befa.report import contents, evidence_tables, gains, rendering
 from befa.report.experiment import HOSTS, METRICS, Experiment
 from befa.report.paper_tables import parameters
+from befa.report.rendering import Picture
 from befa.report.results import Result, State, Study, read
 from befa.rng import numpy_stream
 from befa.tables import write_json
@@ -219,9 +221,31 @@ def test_cells_that_are_not_there_say_what_is_missing():
     value = found["table2/hm/clip/bm3+befa/recall@20/gain"]
     assert (value.ours, value.shown) == (None, "not run")
     assert value.state == State("absent", "download@hm")
+    # A dash is for what a result does not give: without its checkpoint, the number of parameters.
+    made = experiment(adapters=("none", "lora"), absent=("lora",))
+    made.results["hm-clip-bm3-none"] = replace(made.results["hm-clip-bm3-none"], parameters=None)
+    of_table_4 = figures(made)
+    assert of_table_4["table4/hm/clip/bm3/parameters"].shown == "–"
+    assert of_table_4["table4/hm/clip/bm3+lora/parameters"].shown == "not run"
     unlisted = found["controls/hm/clip/bm3+shuffled_features/recall@20/gain"]
     assert unlisted.state.status == "unlisted"
     assert unlisted.command == "python -m pipelines add-cells hm clip --model bm3 --adapter shuffled_features"
+
+
+def test_controls_that_nobody_has_run_are_shown_as_such():
+    made = experiment(adapters=("none", "befa"))
+    [table] = [table for table in contents.tables(made) if table.key == "controls-clip"]
+    assert [row.label for row in table.rows] == ["hm BM3", "hm LATTICE", "hm FREEDOM", "hm MGCN"]
+    for row in table.rows:
+        over_base, *others = row.values
+        assert over_base.ours is not None
+        assert {value.shown for value in others} == {"not run"}
+        assert all(value.command.startswith("python -m pipelines add-cells hm clip") for value in others)
+
+
+def test_what_is_counted_by_the_report_is_made_by_it(found):
+    value = found["table4/hm/clip/bm3+befa/parameters-at-the-papers-sizes"]
+    assert (value.command, value.ours) == ("dvc repro report", parameters("hm", "befa"))
 
 
 def test_results_of_other_users_are_not_compared_and_do_not_end_the_report():
@@ -265,7 +289,8 @@ LIES = {"uniformity": -3.5, "uniformity_of_ids": -3.4, "alignment_to_id": 0.5, "
 SPREADS = {"modalities": {"text": {"none": {**LIES, "gate": None}, "befa": {
     **LIES, "alignment_to_id": 0.1, "gate": {"mean": 0.9, "over_items": 5e-6, "over_channels": 0.3}}}}}  # fmt: skip
 WIDTHS = {"metric": "recall@20", "base": {"test": {"recall@20": 0.25}}, "best": {"lambda": 0.5, "test": 0.27},
-          "learned": {"lambda": {"image": 3.944, "text": 4.0}, "test": {"recall@20": 0.26}}}  # fmt: skip
+          "learned": {"lambda": {"image": 3.944, "text": 4.0}, "test": {"recall@20": 0.26}},
+          "gap": {"valid": 0.02, "test": 0.01}}  # fmt: skip
 
 
 def test_the_papers_figures_are_numbers_too():
@@ -306,6 +331,7 @@ def test_the_papers_figures_are_numbers_too():
         "sensitivity/hm/clip/bm3+befa/best": "0.2700",
         "sensitivity/hm/clip/bm3+befa/learned-lambda": "3.94 (image), 4.00 (text)",
         "sensitivity/hm/clip/bm3+befa/learned": "0.2600",
+        "sensitivity/hm/clip/bm3+befa/gap": "-0.0100",
         "sensitivity/hm/clip/mgcn+befa/learned-lambda": "not run",
     }
     assert {name: found[name].shown for name in shown} == shown
@@ -379,16 +405,100 @@ def test_the_report_is_written_in_three_ways_and_as_a_table(tmp_path):
     with (tmp_path / "one/figures.csv").open() as file:
         rows = {row["figure"]: row for row in csv.DictReader(file)}
     assert rows.keys() == {value.name for table in tables for value in table.values}
-    shown = rows["table2/hm/clip/bm3+befa/recall@20"]["shown"]
+    of = rows["table2/hm/clip/bm3+befa/recall@20"]
+    assert of["protocol"] == "clean"
+    gain = rows["table2/hm/clip/bm3+befa/recall@20/gain"]
+    assert significance.stars(float(gain["p"])) == gain["stars"] == "***"
     for text in (html, markdown):
-        assert shown in text
-        assert "download@hm" in text
-    assert shown.replace("±", r"$\pm$") in latex
+        assert of["shown"] in text
+        assert "protocol: clean" in text
+    for text in (html, markdown, latex):
+        assert "download@" in text
+        assert "is in points, ours less the paper's" in text.replace("&#39;", "'")
+        assert "not run" in text
+    assert of["shown"].replace("±", r"$\pm$") in latex
     assert "a &amp; b &lt;c&gt;" in html
     assert "a & b <c>" not in html
     assert html.count("<tr") == html.count("</tr>")
     assert r"$^\dagger$" in latex
     assert "†" in markdown
+
+
+def test_markdown_and_latex_have_all_that_belongs_to_a_figure(tmp_path):
+    made = experiment(absent=("lora",))
+    tables = contents.tables(made)
+    rendering.write(tmp_path, tables, [], {})
+    value = figures(made)["table2/hm/clip/bm3+befa/recall@20"]
+    markdown, latex = ((tmp_path / name).read_text() for name in ("report.md", "report.tex"))
+    [line] = [line for line in markdown.splitlines() if line.startswith(f"| `{value.name}` |")]
+    _, _, *cells, _ = (cell.strip() for cell in line.split("|"))
+    assert cells == [value.shown, "0.0391", "arXiv 2406.00323, Table 2", value.shown_difference,
+                     "`dvc repro evaluate@hm-clip-bm3-befa`", "seeds: 3; protocol: clean"]  # fmt: skip
+    [line] = [line for line in latex.replace(r"\allowbreak{}", "").splitlines() if f"{{{value.name}}}" in line]
+    for text in (value.shown, value.shown_difference, "(arXiv 2406.00323, Table 2)", value.command):
+        assert rendering.tex(text) in line
+    # What has not been run is told once for a cell, not once for each of its metrics.
+    [line] = [line for line in markdown.splitlines() if "`table3/hm/clip/bm3+lora/" in line and "gain" not in line]
+    assert line == (
+        "| `table3/hm/clip/bm3+lora/recall@10 and 3 more` | not run | 0.0191, 0.0290, 0.0110, 0.0135 | "
+        "arXiv 2406.00323, Table 3 |  | `dvc repro evaluate@hm-clip-bm3-lora` | absent: download@hm |"
+    )
+
+
+def test_the_latex_is_well_formed(tmp_path):
+    made = experiment(absent=("lora",), bm3_none=State("stale"))
+    studies = [Study("hm", "clip", "bm3", "befa", "distribution@hm-clip-bm3-befa", CURRENT, SPREADS)]
+    stale = State("stale", r"<models.bm3> a_b & {c 100% #1 \d ~ $e^f |g|")
+    picture = Picture("λ of a_b", tmp_path / "a_b.png", "dvc repro x@a_b", stale)
+    Image.new("RGB", (30, 20)).save(picture.path)
+    tables = contents.tables(replace(made, studies={"distribution": studies}))
+    rendering.write(tmp_path / "out", tables, [picture], {"download@a_b": ["evaluate@a_b", "python -m x --c_d"]})
+    written = (tmp_path / "out/report.tex").read_text()
+    assert r"keepaspectratio]{../a_b.png}" in written
+    assert written.isascii()
+    text = re.sub(r"(?m)^%.*\n|(?<=\{)%$", "", written)  # without comments
+    open_ones = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+\*?)\}", text):
+        if kind == "begin":
+            open_ones.append(name)
+        else:
+            assert open_ones.pop() == name
+    assert not open_ones
+    # Without what is escaped: then braces and dollars come in pairs, and no letter is left that LaTeX reads.
+    text = re.sub(r"\\[\\{}%&#$_]", "", re.sub(r"\\\\(?= |$)", "", text, flags=re.M))
+    depth = 0
+    for letter in text:
+        depth += {"{": 1, "}": -1}.get(letter, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert "%" not in text
+    assert text.count("$") % 2 == 0
+    outside = re.sub(r"\$[^$]*\$|\\includegraphics\[.*?\]\{.*?\}|\\label\{.*?\}|\\newcolumntype.*", "", text)
+    assert not re.search(r"[_^#<>|~]", outside.replace(r">{\raggedright", ""))
+
+
+def test_every_line_of_a_latex_table_has_its_columns(tmp_path):
+    tables = contents.tables(experiment(absent=("lora",)))
+    rendering.write(tmp_path, tables, [], {"download@hm": ["evaluate@hm-clip-bm3-lora"]})
+    latex = (tmp_path / "report.tex").read_text()
+    found = re.findall(r"\\begin\{(tabular|longtable)\}\{([^\n]*)\}\n(.*?)\\end\{\1\}", latex, re.S)
+    assert len(found) == 2 * len(tables) + 1
+    for _, columns, body in found:
+        width = len(re.sub(r"\{.*?\}", "", columns))
+        for line in re.findall(r"^ *(.*)\\\\(?: \\midrule)?$", body, re.M):
+            spans = [int(span) for span in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+            assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) - len(spans) == width
+
+
+def test_what_is_missing_is_told_by_kind():
+    waiting = ["evaluate@hm-clip-bm3-none", "evaluate@hm-clip-bm3-befa", "attribute@hm-clip-bm3-befa"]
+    trained = {f"train@hm-clip-{model}-lora": [f"evaluate@hm-clip-{model}-lora"] for model in HOSTS}
+    command = "python -m pipelines add-cells hm clip --model bm3 --adapter constant_gate"
+    assert rendering.by_kind({"download@hm": waiting, **trained, "not in the graph": [command]}) == {
+        "download@hm": {"evaluate@": ["hm-clip-bm3-none", "hm-clip-bm3-befa"], "attribute@": ["hm-clip-bm3-befa"]},
+        "train@": {"evaluate@": [f"hm-clip-{model}-lora" for model in HOSTS]},
+        "not in the graph": {"python -m pipelines add-cells hm clip": ["--model bm3 --adapter constant_gate"]},
+    }
 
 
 def test_gains_are_drawn_beside_the_papers_with_the_controls_that_there_are(made, tmp_path):
@@ -433,6 +543,7 @@ def test_a_picture_says_what_makes_it_and_whether_it_is_of_what_is_here(tmp_path
     rendering.write(tmp_path / "out", [], pictures, {})
     html = (tmp_path / "out/report.html").read_text()
     assert html.count("<img") == 2
+    assert "](../data/reports/hm/clip/sensitivity/bm3.png)" in (tmp_path / "out/report.md").read_text()
     assert html.count("stale: &lt;models.bm3&gt; modified") == 1
     pictures[0].path.write_bytes(b"")
     with pytest.raises(DataError, match=r"not a readable picture in .*bm3\.png"):
@@ -456,6 +567,7 @@ def test_only_what_is_absent_waits():
             return State("absent", "train@x") if "lora" in stage else CURRENT
 
     waiting = _missing(contents.tables(experiment(absent=("lora",))), Graph())
+    assert waiting.keys() == {"train@x", "not in the graph"}  # what comes before the target, not before another one
     assert {target for targets in waiting.values() for target in targets if not target.startswith("python")} == {
         f"evaluate@hm-clip-{model}-lora" for model in HOSTS
     }

@@ -18,14 +18,17 @@ def tables(experiment: Experiment) -> list[Table]:
     with_others = [
         e for e in encoders if any(c.encoder == e and c.model not in HOSTS for c in experiment.cells.values())
     ]
-    with_controls = [e for e in encoders if experiment.datasets(e, *evidence_tables.LACKING)]
     return [
         paper_tables.table_1(experiment),
         *(paper_tables.table_2(experiment, encoder) for encoder in with_befa),
         *(paper_tables.table_3(experiment, encoder) for encoder in with_rivals),
         *(paper_tables.table_4(experiment, encoder) for encoder in with_rivals),
         *(evidence_tables.others(experiment, encoder) for encoder in with_others),
-        *(evidence_tables.controls(experiment, encoder) for encoder in with_controls),
+        *(
+            evidence_tables.controls(experiment, encoder)
+            for encoder in encoders
+            if experiment.datasets(encoder, *evidence_tables.GAINING)
+        ),
         evidence_tables.tests(experiment),
         *(
             table(experiment, encoder)

@@ -29,12 +29,14 @@ COMPARED = [
 """Adapter and what it is compared with."""
 LACKING = tuple(sorted({adapter for pair in COMPARED for adapter in pair} - {"none", "befa"}))
 """The adapters that show what BeFA's parts are worth."""
+GAINING = ("befa", *LACKING)
+"""Where one of them is listed, the others are wanted."""
 TESTED = ("gain", "95 % interval", "t", "Wilcoxon", "t", "Wilcoxon", "users", "seeds")
 
 
 def controls(experiment: Experiment, encoder: str) -> Table:
     """Gains of BeFA beside those of what lacks one part of it."""
-    datasets = experiment.datasets(encoder, *LACKING)
+    datasets = experiment.datasets(encoder, *GAINING)
     gains = {pair: experiment.gains("controls", encoder, datasets, *pair, (METRIC,)) for pair in COMPARED}
     rows = [
         Row(f"{d} {NAMES[m]}", tuple(gains[pair][d, m, METRIC] for pair in COMPARED), last=m == HOSTS[-1])

@@ -15,7 +15,7 @@ from befa.problem import Content, Problem
 from befa.report import published
 from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, joined, short, starred
 from befa.report.results import State
-from befa.report.values import Row, Table, Value, made_of, together
+from befa.report.values import REPRO, Row, Table, Value, made_of, together
 from befa.rng import stream
 from befa.significance import legend
 
@@ -29,7 +29,7 @@ CANDIDATES = (
 )
 OWN_FAMILY = (
     " A comparison that stands in another table too may have other stars there: each table corrects over its own (of a "
-    "dataset, Table 2 over 16 comparisons, a column of Controls over 4)."
+    "dataset, Table 2 over 16 comparisons, Table 3 over 48, a column of Controls over 4)."
 )
 
 
@@ -130,9 +130,10 @@ def table_4(experiment: Experiment, encoder: str) -> Table:
     columns = ("parameters", "s/epoch", *["at the paper's sizes"] * of_paper)
     note = (
         "Feature tables that are trained count as parameters. Seconds are of wall time, with validation, "
-        "where the cell was trained, beside whatever else ran there; the paper's are of one RTX 4090. At the "
-        "paper's sizes: the model is built, not trained, for as many users and items and two modalities of 512; the "
-        "paper prints millions with two decimals."
+        "where the cell was trained, beside whatever else ran there; the paper's are of one RTX 4090. They stand in "
+        "timing.json beside the checkpoints, which is no artifact: dvc pull does not bring it, so that they are known "
+        "where the training was run alone. At the paper's sizes: the model is built by this report, not trained, for "
+        "as many users and items and two modalities of 512; the paper prints millions with two decimals."
     )
     title, groups = f"Table 4: cost in BM3, {encoder} features", tuple((d, len(columns)) for d in datasets)
     return Table(f"table4-{encoder}", title, note, groups, columns * len(datasets), tuple(rows))
@@ -142,7 +143,7 @@ def _at_the_papers_sizes(dataset: str, adapter: str, name: str) -> Value:
     return Value(
         f"{name}/parameters-at-the-papers-sizes",
         State("current"),
-        "python -m pytest tests/test_table_4.py",
+        f"{REPRO}report",
         form="count",
         ours=parameters(dataset, adapter),
         published=published.TABLE_4[dataset, adapter]["parameters"],

@@ -2,9 +2,11 @@
 
 import base64
 import io
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +24,11 @@ TEX = {
 }
 WIDEST = 1400
 """Pixels of a picture in the page."""
+LEGEND = (
+    'A figure is "not run" where there is no result here, and what is missing stands below; it is "–" where there is a '
+    "result that does not give it. A difference from the paper is relative, ours over the paper's less 1; that of two "
+    "gains or densities, which are percentages themselves, is in points, ours less the paper's."
+)
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,26 @@ class Picture:
     """How it stands to the code, parameters and data that are here now."""
 
 
+@dataclass(frozen=True)
+class Line:
+    """One line of the list of figures in Markdown and LaTeX."""
+
+    name: str
+    shown: str
+    published: str
+    source: str
+    difference: str
+    command: str
+    remarks: str
+
+
 def write(
     into: Path, found: Sequence[Table], pictures: Sequence[Picture], missing: Mapping[str, Sequence[str]]
 ) -> None:
     """Writes report.html, report.md, report.tex and figures.csv into a folder.
 
-    `missing` are the stages that would have to be run first, each with the cells that wait for it.
+    `missing` are the stages that would have to be run first, each with those that wait for it. Markdown and LaTeX show
+    the pictures from where they lie.
     """
     plain = Environment(
         loader=PackageLoader("befa.report", "templates"),
@@ -51,14 +72,31 @@ def write(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    plain.filters |= {"tex": tex, "unnumbered": _unnumbered, "embedded": _embedded, "anchor": anchor}
+    plain.filters |= {
+        "anchor": anchor,
+        "beside": lambda path: os.path.relpath(path, into),
+        "code": _code,
+        "embedded": _embedded,
+        "escaped": _escaped,
+        "interval": _interval,
+        "remarks": _remarks,
+        "tex": tex,
+        "unnumbered": _unnumbered,
+    }
     escaped = plain.overlay(autoescape=True)
     braces = plain.overlay(  # LaTeX is full of curly ones
-        block_start_string="<%", block_end_string="%>", variable_start_string="<<", variable_end_string=">>"
+        block_start_string="<%",
+        block_end_string="%>",
+        variable_start_string="<<",
+        variable_end_string=">>",
+        comment_start_string="<#",
+        comment_end_string="#>",
     )
     for name, environment in (("report.html", escaped), ("report.md", plain), ("report.tex", braces)):
         template = environment.get_template(f"{name}.j2")
-        text = template.render(tables=found, pictures=pictures, missing=missing, headings=_headings)
+        text = template.render(
+            tables=found, pictures=pictures, missing=by_kind(missing), headings=_headings, lines=lines, legend=LEGEND
+        )
         with tables.whole(into / name) as part:
             part.write_text(text, encoding="utf-8")
     with tables.whole(into / "figures.csv") as part:
@@ -93,6 +131,48 @@ def _record(value: Value) -> dict[str, object]:
     }
 
 
+def lines(table: Table) -> list[Line]:
+    """The table's figures with all that belongs to them; those of a row that wait for the same command are one."""
+    found = []
+    for row in table.rows:
+        # One that has been run is alone: it has a name of its own.
+        for _, group in groupby(filter(None, row.values), lambda v: (v.command, v.not_run or v.name)):
+            first, *others = group
+            published = [value.shown_published for value in (first, *others) if value.published is not None]
+            found.append(
+                Line(
+                    name=first.name + (f" and {len(others)} more" if others else ""),
+                    shown=first.shown + ("" if first.interval is None else f" ({_interval(first.interval)})"),
+                    published=", ".join(published),
+                    source=first.source,
+                    difference=first.shown_difference,
+                    command=first.command,
+                    remarks="; ".join(dict.fromkeys(filter(None, map(_remarks, (first, *others))))),
+                )
+            )
+    return found
+
+
+def by_kind(missing: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    """What waits, by what comes first and by kind: a stage ("evaluate@"), or a command without its options.
+
+    What waits for a stage of its own name alone (a cell's evaluation for its training) is put together: "train@".
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for first, waiting in missing.items():
+        for one in waiting:
+            kind, name = _kind(one)
+            stage, of = _kind(first)
+            found.setdefault(stage if of == name else first, {}).setdefault(kind, []).append(name)
+    return found
+
+
+def _kind(one: str) -> tuple[str, str]:
+    """A stage's name, or a command up to its options; and the rest."""
+    kind = re.match(r"[^@ ]+@|.+?(?= --)|.+", one)[0]
+    return kind, one.removeprefix(kind).strip()
+
+
 def anchor(name: str) -> str:
     """A figure's name as the end of a link."""
     return re.sub(r"[^\w-]+", "-", name)
@@ -101,6 +181,28 @@ def anchor(name: str) -> str:
 def tex(text: str) -> str:
     """Text in which LaTeX reads no commands."""
     return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def _code(text: str) -> str:
+    """A name or a command in LaTeX, which may be broken after its marks."""
+    return r"\texttt{" + re.sub(r"([/@+-])", r"\1\\allowbreak{}", tex(text)) + "}"
+
+
+def _escaped(text: str) -> str:
+    """Text in which Markdown reads no marks."""
+    return re.sub(r"([\\|*_<`])", r"\\\1", text)
+
+
+def _remarks(value: Value) -> str:
+    """What is to be known of a figure."""
+    state = "" if value.state.status == "current" else ": ".join(filter(None, (value.state.status, value.state.detail)))
+    seeds = f"seeds: {value.seeds}" if value.seeds else ""
+    protocol = f"protocol: {value.protocol}" if value.protocol else ""
+    return "; ".join(filter(None, (state, seeds, protocol, value.remark)))
+
+
+def _interval(ends: tuple[float, float]) -> str:
+    return " to ".join(f"{100 * end:+.1f}" for end in ends) + " %"
 
 
 def _unnumbered(title: str) -> str:

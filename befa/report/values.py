@@ -5,7 +5,7 @@ from typing import Literal
 
 from befa.report.results import State
 
-Form = Literal["ratio", "gain", "percent", "share", "count", "seconds", "degrees", "number", "text"]
+Form = Literal["ratio", "gain", "percent", "share", "count", "seconds", "degrees", "number", "change", "text"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Value:
     """Under which ours was trained and scored (docs/protocols.md)."""
 
     @property
+    def not_run(self) -> bool:
+        """Whether it waits for a result; without one that there is, it is not to be measured."""
+        return self.ours is None and self.state.status in ("absent", "unlisted")
+
+    @property
     def difference(self) -> int | float | None:
         """Ours over the published figure, less 1; of gains and percentages, the difference of the two."""
         if not isinstance(self.ours, int | float) or self.published is None:
@@ -47,7 +52,7 @@ class Value:
     @property
     def shown(self) -> str:
         """Ours as text, with deviation and stars; a dash where there is a result that does not give it."""
-        if self.ours is None and self.state.status in ("absent", "unlisted"):
+        if self.not_run:
             return "not run"
         deviation = "" if self.deviation is None else f" ± {_text(self.deviation, self.form).lstrip('+')}"
         return f"{_text(self.ours, self.form)}{deviation}{self.stars}"
@@ -64,9 +69,8 @@ class Value:
             return ""
         if self.form in ("gain", "percent"):
             digits = 1 if self.form == "gain" else 3
-            # Adding 0 makes a 0 of what rounds to -0.
-            return f"{round(100 * self.difference, digits) + 0:+.{digits}f} points"
-        return f"{self.difference:+.1%}"
+            return f"{round(100 * self.difference, digits) + 0:+.{digits}f} points"  # adding 0 makes a 0 of -0
+        return f"{round(self.difference, 3) + 0:+.1%}"
 
 
 REPRO = "dvc repro "
@@ -79,6 +83,7 @@ FORMATS = {
     "seconds": ".2f",
     "degrees": ".1f",
     "number": ".3f",
+    "change": "+.4f",
 }
 WORST_FIRST = ("unlisted", "absent", "stale", "current")
 

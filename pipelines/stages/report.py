@@ -47,9 +47,10 @@ def _missing(found: Iterable[Table], graph: Provenance) -> dict[str, list[str]]:
             missing.setdefault("not in the graph", {})[value.command] = None
         elif value.state.status == "absent":
             # A gain's command has two cells, of which one may be there.
-            targets = value.command.removeprefix(REPRO).split()
-            absent = dict.fromkeys(target for target in targets if graph.state(target).status == "absent")
-            missing.setdefault(value.state.detail, {}).update(absent)
+            for target in value.command.removeprefix(REPRO).split():
+                state = graph.state(target)
+                if state.status == "absent":
+                    missing.setdefault(state.detail, {})[target] = None
     return {first: list(stages) for first, stages in missing.items()}
 
 
