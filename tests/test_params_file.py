@@ -204,7 +204,7 @@ def test_controls_are_listed_apart(params):
     added = add(params, "hm", "clip", ["vbpr"], ["none", "lora"], controls=True)
     expected = ["cells.hm-clip-vbpr-none", "cells.hm-clip-vbpr-lora"]
     assert added == expected + [f"controls.hm-clip-vbpr-{name}" for name in names]
-    assert add(params, "hm", "clip", ["bm3"], ["constant_gate"]) == ["controls.hm-clip-bm3-constant_gate"]
+    assert add(params, "demo", "clip", ["bm3"], ["constant_gate"])[1:] == ["controls.demo-clip-bm3-constant_gate"]
     with pytest.raises(ConfigError, match="bpr makes no content"):
         add(params, "hm", "clip", ["bpr"], ["constant_gate"])
 
