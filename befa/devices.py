@@ -1,6 +1,7 @@
 """Which device a wish for one means on this machine, and how its memory is used."""
 
 import ctypes
+import os
 from typing import Literal
 
 import torch
@@ -14,6 +15,20 @@ def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     if wanted == "cuda" and not there:
         raise ConfigError("no CUDA device is available", mend="take device auto or cpu, or look at `nvidia-smi`")
     return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def deterministic(threads: int) -> None:
+    """From here on this process computes with `threads` CPU threads, and to the same bits each time on one device.
+
+    Products on CUDA are of float32, not of TF32, whatever the environment wishes. Memory: see `keep_freed_memory`.
+    """
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load torch's compiler: 4 s, 150 MB
+    # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

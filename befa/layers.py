@@ -58,13 +58,13 @@ def relu_dropout(x: Float[Tensor, "*shape"], p: float, *, rng: Generator, traini
 
 BITS = 16
 BLOCK = 2**17
-"""Entries that `relu_dropout` works on at once (0.5 MB in float32), so that they stay in a core's cache."""
+"""Entries that `relu_dropout` works on at once on a CPU (0.5 MB in float32), so that they stay in a core's cache."""
 
 
 class _ReluDropout(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, threshold: int, rng: Generator) -> Tensor:
-        for part in x.view(-1).split(BLOCK):
+        for part in x.view(-1).split(BLOCK if x.device.type == "cpu" else max(1, x.numel())):
             part.clamp_(min=0).mul_(_scaled_mask(part, threshold, rng))
         ctx.mark_dirty(x)
         ctx.save_for_backward(x)
@@ -90,4 +90,4 @@ def _scaled_mask(x: Tensor, threshold: int, rng: Generator) -> Tensor:
     """0 with probability threshold / 2^16, else `_scale`; drawn on the generator's device, four entries at a time."""
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=rng.device).random_(-(2**63), None, generator=rng)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(threshold - 2 ** (BITS - 1))
-    return keep.to(x.device, x.dtype).mul_(_scale(threshold))
+    return keep.to(x.device).to(x.dtype).mul_(_scale(threshold))

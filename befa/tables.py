@@ -18,7 +18,8 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and renames it over `path` when the block ends well.
 
     After an error or a kill, `path` is what it was before; the half-written file is removed (or, after a kill,
-    overwritten by the next try).
+    overwritten by the next try). Its rights are those of a new file, whatever the library chose that wrote it:
+    safetensors' are for nobody else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -26,9 +27,7 @@ def whole(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb+") as written:
             os.fsync(written.fileno())
-        part.chmod(
-            0o666 & ~_umask()
-        )  # whatever the library chose that wrote it: safetensors' files are for nobody else
+        part.chmod(0o666 & ~_umask())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -4,13 +4,13 @@
     .venv/bin/python benchmarks/bench_train.py --large [--models bm3]
 
 First form: TMALL's size (13,104 users, 7,848 items, 151,928 interactions, 124,107 of them for training; two modalities
-of 512), d 64, batches of 2,048, generated. For each model: seconds of sampling, forward and loss, backward, optimiser
-and evaluation; of an epoch by befa and, in the same run, by benchmarks/reference.py, whose losses are the same
-(tests/test_reference_formulation.py); the issue's figure for the public code on two cores of another machine; peak
-memory; and how much longer an epoch takes with BeFA. Ways alternate, a process each, and the quickest of `--repeats`
-counts. With one thread, seconds are the process's own (CPU seconds), so that other work on the machine counts little;
-with more they are wall time. LATTICE's reference, whose first batch takes minutes, runs a few; the rest of its epoch
-and of its evaluation is extrapolated.
+of 512), d 64, batches of 2,048, generated. For each model: seconds to make it (LATTICE's item graphs, say), and of
+sampling, forward and loss, backward, optimiser and evaluation; of an epoch by befa and, in the same run, by
+benchmarks/reference.py, whose losses are the same (tests/test_reference_formulation.py); the issue's figure for the
+public code on two cores of another machine; peak memory; and how much longer an epoch takes with BeFA. Ways alternate,
+a process each, and the quickest of `--repeats` counts. With one thread, seconds are the process's own (CPU seconds), so
+that other work on the machine counts little; with more they are wall time. LATTICE's reference, whose first batch takes
+minutes, runs a few; the rest of its epoch and of its evaluation is extrapolated.
 
 `--large`: one million users, 100,000 items, 8 million interactions; the first batches of an epoch and its peak memory,
 the epoch extrapolated.
@@ -137,8 +137,11 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     def epoch(limit: int, seed: str) -> tuple[dict[str, float], dict[str, float]]:
         """Seconds by phase, of the first batch and of the others."""
         model.train()
+        drawn = batches(problem, BATCH, rng=stream(1, seed))
+        if way == "reference":  # which samples by itself
+            drawn = list(drawn)
         first, timed = {}, Timed(clock)
-        for number, batch in enumerate(batches(problem, BATCH, rng=stream(1, seed))):
+        for number, batch in enumerate(drawn):
             if way == "reference":
                 batch.negatives_B.copy_(sampler.negatives(batch.users_B))
             timed.phase("sampling")
@@ -210,7 +213,7 @@ def best(jobs: list[tuple], repeats: int) -> list[dict]:
 def plain(names: list[str], threads: int, repeats: int, most: int | None) -> None:
     """The table of one number of threads."""
     print(f"\n{threads} thread{'s' * (threads > 1)}; seconds of an epoch, phases of befa's; e: extrapolated")
-    print(f"{'':29}{'sample':>7}{'loss':>7}{'backw':>7}{'optim':>7}{'epoch':>8}{'refer.':>9}{'ratio':>6}{'issue':>7}"
+    print(f"{'':29}{'init':>7}{'sample':>7}{'loss':>7}{'backw':>7}{'optim':>7}{'epoch':>8}{'refer.':>9}{'ratio':>6}{'issue':>7}"
           f"{'ratio':>6}{'wanted':>7}{'eval':>7}{'refer.':>8}{'GiB':>6}{'refer.':>7}{'with BeFA':>11}")  # fmt: skip
     for name in names:
         base, (issue, wanted) = BASE.get(name, "none"), ISSUE[name]
@@ -226,14 +229,15 @@ def plain(names: list[str], threads: int, repeats: int, most: int | None) -> Non
         if others:
             pair = (others[0], ours) if base == "befa" else (ours, others[0])
             with_befa = f"{pair[1]['epoch'] / pair[0]['epoch']:.2f} x"
-        print(f"{name + ' + ' + base:29}" + "".join(f"{ours[p]:7.2f}" for p in PHASES)
+        print(f"{name + ' + ' + base:29}" + "".join(f"{ours[p]:7.2f}" for p in ("init", *PHASES))
               + f"{ours['epoch']:8.2f}{theirs['epoch']:8.2f}{'e' if theirs['extrapolated'] else ' '}"
               f"{theirs['epoch'] / ours['epoch']:6.1f}{issue:7.2f}{issue / ours['epoch']:6.1f}{wanted:7}"
               f"{ours['evaluation']:7.2f}{theirs['evaluation']:8.2f}{ours['gib']:6.2f}{theirs['gib']:7.2f}{with_befa:>11}",
               flush=True)  # fmt: skip
         for job, other in zip(jobs[2:], others, strict=True):
             label = f"  {job[1]}, features {'fixed' if job[4] else 'trained' if name != 'vbpr' else 'fixed'}"
-            print(f"{label:29}" + "".join(f"{other[p]:7.2f}" for p in PHASES) + f"{other['epoch']:8.2f}"
+            seconds = "".join(f"{other[p]:7.2f}" for p in ("init", *PHASES))
+            print(f"{label:29}{seconds}{other['epoch']:8.2f}"
                   f"{'':35}{other['evaluation']:7.2f}{'':8}{other['gib']:6.2f}", flush=True)  # fmt: skip
 
 

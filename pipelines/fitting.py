@@ -1,17 +1,14 @@
 """One seed of a cell, trained: what the stages `train` and `sensitivity` share."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from befa import checkpoints, resuming, splits
 from befa.cells import Cell, build, load_problem
-from befa.devices import keep_freed_memory
 from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
@@ -36,16 +33,6 @@ class Trained:
     """Of wall time, of the epochs that were trained here, their validation included."""
     epochs: int
     """How many these are: fewer than the history has where an earlier process trained some of them."""
-
-
-def deterministic(threads: int) -> None:
-    """From here on this process trains with `threads` CPU threads, and to the same bits each time."""
-    torch.set_num_threads(threads)
-    keep_freed_memory()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
-    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load torch's compiler: 4 s, 150 MB
-    # That mode also fills every new tensor with NaN before it is written: work that no result depends on.
-    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def trained(

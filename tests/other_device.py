@@ -14,9 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 OTHER = torch.device("meta")
 aten = torch.ops.aten
-BOTH = {aten.copy_.default, aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
-        aten._index_put_impl_.default}  # fmt: skip
-"""What CUDA takes of two devices: copies, and indexing by a tensor of the CPU."""
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+"""What takes indices of the CPU into a tensor of the other device; what is put there must lie on the latter."""
 
 
 class OtherTensor(Tensor):
@@ -47,7 +46,12 @@ class OtherDevice(TorchDispatchMode):
 def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     there = [x for x in tensors if isinstance(x, OtherTensor)]
-    if there and func not in BOTH and any(x.dim() for x in tensors if not isinstance(x, OtherTensor)):
+    together = tensors
+    if func is aten.copy_.default:
+        together = []
+    elif func in INDEXING and isinstance(args[0], OtherTensor):
+        together = [x for x in (args[0], *args[2:3]) if isinstance(x, Tensor)]
+    if there and any(x.dim() for x in together if not isinstance(x, OtherTensor)):
         raise RuntimeError(f"{func}: expected all tensors to be on the same device")
     asked = kwargs.get("device")
     is_there = bool(there) if asked is None else torch.device(asked) == OTHER

@@ -20,9 +20,9 @@ from befa.training import fit
 pytestmark = pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")  # it does copy: numbers are held
 
 
-def moved(problem):
-    contents = {name: Content(c.values_Ic.to(OTHER), c.present_I.to(OTHER)) for name, c in problem.contents.items()}
-    pairs = problem.users_E.to(OTHER), problem.items_E.to(OTHER)
+def moved(problem, device=OTHER):
+    contents = {name: Content(c.values_Ic.to(device), c.present_I.to(device)) for name, c in problem.contents.items()}
+    pairs = problem.users_E.to(device), problem.items_E.to(device)
     return Problem(problem.n_users, problem.n_items, *pairs, contents)
 
 
@@ -78,3 +78,15 @@ def test_a_training_is_taken_up_there(name, tmp_path):
 def test_a_tensor_that_was_left_behind_is_an_error():
     with OtherDevice(), pytest.raises(RuntimeError, match="same device"):
         torch.ones(3).to(OTHER) + torch.ones(3)
+
+
+def test_indices_may_lie_on_the_cpu_but_neither_what_they_index_nor_what_is_put_there():
+    index = torch.tensor([0, 2])
+    with OtherDevice():
+        there = torch.ones(3).to(OTHER)
+        assert isinstance(there[index], OtherTensor)
+        there[index] = 0.0
+        with pytest.raises(RuntimeError, match="same device"):
+            torch.ones(3)[index.to(OTHER)]
+        with pytest.raises(RuntimeError, match="same device"):
+            there[index] = torch.ones(2)

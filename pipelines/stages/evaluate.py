@@ -2,11 +2,10 @@
 
 import logging
 
-import torch
-
 from befa import tables
 from befa.cells import Cell
 from befa.checkpoints import trained
+from befa.devices import deterministic
 from befa.evaluation import evaluate, over_seeds
 from befa.paths import Layout
 
@@ -17,7 +16,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     """Writes metrics.json and per_user.parquet of a trained cell: means over its seeds, and each seed's own."""
     folder = layout.run(dataset, encoder, model, adapter)
     cell = Cell.read(folder / "config.json")
-    torch.set_num_threads(cell.training.threads)
+    deterministic(cell.training.threads)  # on CUDA a model's graphs are sums whose order is open otherwise
     found = {}
     for seed in cell.training.seeds:
         recommender, problem = trained(layout, folder, cell, seed, device)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from befa import config, tables
 from befa.cells import Cell
+from befa.devices import deterministic
 from befa.evaluation import Evaluation, evaluate
 from befa.paths import Layout
 from befa.report.sensitivity import LEARNED, SensitivityConfig, draw, learned_lambdas, points, sentence, summary
 from befa.resuming import Saved
-from pipelines.fitting import deterministic, trained
+from pipelines.fitting import trained
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ import torch
 
 from befa import checkpoints, config, tables
 from befa.cells import Cell
+from befa.devices import deterministic
 from befa.paths import Layout
 from befa.resuming import Saved
 from befa.training import Row
-from pipelines.fitting import Trained, deterministic, trained
+from pipelines.fitting import Trained, trained
 
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:

@@ -5,12 +5,12 @@ from hashlib import sha256
 
 from befa import config, tables
 from befa.cells import LEADERS, Cell, cell_name, host_name, listed
+from befa.devices import deterministic
 from befa.errors import ConfigError, DataError
 from befa.paths import Layout
 from befa.report.tuning import as_json, draw, sentence
 from befa.training import Row
 from befa.tuning import Searched, Tried, TuningConfig, Watch, search, with_tuned
-from pipelines.fitting import deterministic
 from pipelines.imports import ROOT, closure
 from pipelines.params_file import change
 from pipelines.progress import Report, progress
