@@ -364,6 +364,16 @@ def test_other_models_have_a_table_of_their_own():
     assert not any(table.key.startswith("others") for table in contents.tables(experiment()))
 
 
+def test_an_adapter_of_ones_own_stands_in_the_report():
+    made = experiment()
+    cell = Listed(dataset="hm", encoder="clip", model="bm3", adapter="blend")
+    made.cells[cell.name], made.states[cell.name] = cell, CURRENT
+    made.results[cell.name] = result(np.random.default_rng(3), 0.4)
+    [table] = [table for table in contents.tables(made) if table.key.startswith("others")]
+    assert [row.label for row in table.rows] == ["BM3 +blend"]
+    assert table.rows[0].values[1].name == "others/hm/clip/bm3+blend/recall@20"
+
+
 def test_tuned_and_untuned_are_told_apart():
     made = replace(experiment(), tuned={"hm-clip-bm3-befa": "learning_rate 0.005"})
     found = figures(made)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from befa.paths import Layout
 from befa.report import evidence_tables, gains, paper_tables, study_tables
-from befa.report.experiment import HOSTS, Experiment
+from befa.report.experiment import Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
 from befa.report.values import REPRO, State, Table, together
@@ -15,9 +15,7 @@ def tables(experiment: Experiment) -> list[Table]:
     encoders = experiment.encoders
     with_befa = [encoder for encoder in encoders if experiment.datasets(encoder, "befa")]
     with_rivals = [encoder for encoder in encoders if experiment.datasets(encoder, *RIVALS)]
-    with_others = [
-        e for e in encoders if any(c.encoder == e and c.model not in HOSTS for c in experiment.cells.values())
-    ]
+    with_others = [encoder for encoder in encoders if evidence_tables.others_of(experiment, encoder)]
     return [
         paper_tables.table_1(experiment),
         *(paper_tables.table_2(experiment, encoder) for encoder in with_befa),

@@ -5,10 +5,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from befa import significance
-from befa.cells import cell_name
+from befa.cells import Listed, cell_name
 from befa.errors import DataError
 from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, starred
-from befa.report.paper_tables import OWN_FAMILY
+from befa.report.paper_tables import OWN_FAMILY, RIVALS
 from befa.report.values import Row, Table, Value, made_of
 
 METRIC = "recall@20"
@@ -31,6 +31,8 @@ LACKING = tuple(sorted({adapter for pair in COMPARED for adapter in pair} - {"no
 """The adapters that show what BeFA's parts are worth."""
 GAINING = ("befa", *LACKING)
 """Where one of them is listed, the others are wanted."""
+ELSEWHERE = ("none", *RIVALS, *GAINING)
+"""Adapters of the paper's hosts that have their place in other tables."""
 TESTED = ("gain", "95 % interval", "t", "Wilcoxon", "t", "Wilcoxon", "users", "seeds")
 
 
@@ -57,9 +59,15 @@ def controls(experiment: Experiment, encoder: str) -> Table:
     return Table(f"controls-{encoder}", title, note, groups, columns, tuple(rows))
 
 
+def others_of(experiment: Experiment, encoder: str) -> list[Listed]:
+    """Cells that no table before has: of models beside the paper's four hosts, and of adapters of one's own."""
+    of_encoder = [cell for cell in experiment.cells.values() if cell.encoder == encoder]
+    return [cell for cell in of_encoder if cell.model not in HOSTS or cell.adapter not in ELSEWHERE]
+
+
 def others(experiment: Experiment, encoder: str) -> Table:
-    """Models beside the paper's four hosts: what a gain would have to be worth against a simpler model."""
-    cells = [c for c in experiment.cells.values() if c.encoder == encoder and c.model not in HOSTS]
+    """What a gain would have to be worth against a simpler model, and adapters of one's own in the paper's hosts."""
+    cells = others_of(experiment, encoder)
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
     columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
     models: dict[str, list[str]] = {}
@@ -81,7 +89,7 @@ def others(experiment: Experiment, encoder: str) -> Table:
         "content) no training. Gain: of BeFA over the base. "
         + significance.legend("the gains of its dataset in this table")
     )
-    title, groups = f"Other models, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
     return Table(f"others-{encoder}", title, note, groups, METRICS * len(datasets), tuple(rows))
 
 
