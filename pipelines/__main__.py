@@ -176,6 +176,12 @@ def train_befa(dataset: Dataset, encoder: Encoder) -> None:
     stage("train_befa", dataset, encoder)
 
 
+@app.command("table_3", rich_help_panel=STAGES)
+def table_3(dataset: Dataset, encoder: Encoder) -> None:
+    """Print and store base, +LoRA, +SoftPrompt, +BeFA and BeFA over the best of the others, per model and metric."""
+    stage("table_3", dataset, encoder)
+
+
 @app.command("table_1", rich_help_panel=STAGES)
 def table_1(dataset: Dataset) -> None:
     """Print and store a dataset's sizes beside the paper's Table 1, and what every step of the filter left."""
