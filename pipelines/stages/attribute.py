@@ -15,11 +15,12 @@ from befa.attribution.heatmap import Heatmap
 from befa.attribution.measures import differences, measured
 from befa.cells import Cell
 from befa.checkpoints import trained
+from befa.devices import deterministic
 from befa.errors import DataError
 from befa.images import ImageError, ImageFiles, decode
 from befa.paths import Layout
 from befa.rng import numpy_stream
-from pipelines.encoding import loaded, one_thread, picture_table
+from pipelines.encoding import loaded, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     params = config.read_params(layout.params)
     cfg = config.load(params, "attribution", AttributionConfig)
     into = layout.attribution(dataset, encoder, model, adapter)
-    one_thread()
+    deterministic(1)  # Grad-CAM goes back through the tower's attention
     network, _ = loaded(layout, dataset, encoder, device)
     items, pixels, pictures, objects = _sample(layout, dataset, cfg, network)
     known = [None if one is None else torch.from_numpy(one) for one in objects]
