@@ -22,7 +22,8 @@ from pipelines.stages.train_befa import MODELS
 ROOT = Path(__file__).parent.parent
 
 OTHER_CELLS = (
-    r"(?m)^  (tmall|microlens|microlens_titles|hm-clip_small|hm-imagebind|hm-clip-[^b])\S*-\S+: .*\n"
+    r"(?m)^  (tmall|microlens|hm-clip_small|hm-clip_rn50|hm-imagebind)\S*: .*\n"
+    r"|^  hm-clip-(?!bm3-(none|befa): )\S+: .*\n"
     r"|^  demo-\S+-(lora|soft_prompt|learned_width|random_features|shuffled_features|none_fixed|befa_fixed): .*\n"
 )
 CODE = 5
