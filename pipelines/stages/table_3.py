@@ -6,9 +6,7 @@ from rich.table import Table
 from befa import tables
 from befa.paths import Layout
 from befa.report.adapters_table import ADAPTERS, adapters_table, cells, markdown
-
-MODELS = ("lattice", "bm3", "freedom", "mgcn")
-"""The paper's hosts."""
+from pipelines.stages.train_befa import MODELS
 
 
 def run(dataset: str, encoder: str, layout: Layout) -> None:
