@@ -6,7 +6,14 @@ import os
 # is loaded, and inherited by the stages that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# What befa imports at length, loaded before it: inside a module that jaxtyping instruments its import hook has every
+# import compiled from source, which took a third of each worker's start.
+import open_clip  # noqa: F401
+import polars  # noqa: F401
 import pytest
+import scipy.stats  # noqa: F401
+import statsmodels.stats.multitest  # noqa: F401
+import torchvision  # noqa: F401
 from hypothesis import settings
 
 from befa.sources import demo

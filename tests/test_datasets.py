@@ -40,6 +40,12 @@ def pipelines(project, *words):
     return command(project, sys.executable, "-m", "pipelines", *words)
 
 
+def without_cells(project):
+    """Leaves the stages of datasets alone: DVC reads a smaller graph faster."""
+    lists = project / "pipelines/cells.yaml"
+    lists.write_text(re.sub(r"(?m)^(\w+):.*\n(  .*\n)*", r"\1: {}\n", lists.read_text()))
+
+
 def add(project, text):
     """Writes the blocks of `text` at the ends of those of params.yaml."""
     path = project / "params.yaml"
@@ -104,8 +110,7 @@ def test_the_documented_catalogue_runs_to_a_trained_cell(project, catalogue, tmp
     text = text.replace("epochs: 40", "epochs: 2").replace("epochs: 1000", "epochs: 2")
     (project / "params.yaml").write_text(text.replace("max_missing: 0.05", "max_missing: 0.2"))
 
-    lists = project / "pipelines/cells.yaml"  # of this cell alone: DVC reads a smaller graph faster
-    lists.write_text(re.sub(r"(?m)^(\w+):.*\n(  .*\n)*", r"\1: {}\n", lists.read_text()))
+    without_cells(project)
     missing = pipelines(project, "check", "shop")
     assert missing.returncode == 1
     assert "add-cells shop" in missing.stderr
@@ -144,6 +149,7 @@ def test_hm_from_a_web_mirror_with_a_password_that_is_nowhere(project, server, m
         articles = [f"01087750{item},Top,Vest top,Black,Soft" for item in range(15, 40)]
         archive.writestr("articles.csv", "\n".join([names, *articles]) + "\n")
         archive.writestr("images_128_128/010/0108775015.jpg", b"picture")
+    without_cells(project)
     monkeypatch.setenv("BEFA_MIRROR_HM", f"http://reader:hidden-word@{server.at}/")
     ran = command(project, sys.executable, "-m", "dvc", "repro", "table_1@hm", "media@hm")
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -185,6 +191,7 @@ def test_pictures_of_tmall_come_from_their_links_and_failed_ones_are_tried_again
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("form: full", "form: sample").replace("pause: 0.05", "pause: 0.0"))
 
+    without_cells(project)
     repro(project, "media@tmall")
     stats = json.loads((project / "data/filtered/tmall/stats.json").read_text())
     assert (stats["users"], stats["items"], stats["items_without_image"]) == (25, 26, 1)  # u99 only clicked
@@ -216,6 +223,7 @@ def test_microlens_from_a_mirror_that_lacks_covers(project, server):
     params = project / "params.yaml"
     text = params.read_text().replace("https://recsys.westlake.edu.cn/MicroLens-50k-Dataset", f"http://{server.at}")
     params.write_text(text)
+    without_cells(project)
     ran = command(project, sys.executable, "-m", "dvc", "repro", "table_1@microlens", "media@microlens")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     difference = json.loads((project / "data/reports/microlens/table_1.json").read_text())["difference"]

@@ -23,21 +23,11 @@ from ruamel.yaml import YAML
 from befa.errors import DataError
 from pipelines import graph
 from pipelines.verify import verify
-from tests.test_pipeline import ROOT, command, edit
+from tests.test_pipeline import ROOT, RUN_ALL, command, edit
 
 pytestmark = pytest.mark.xdist_group("remotes")
 
 CELL, RUN = "train@demo-clip_small-bm3-befa", "data/runs/demo/clip_small/bm3/befa"
-# The stages' own commands in one process: each would else load torch anew. Names them on its output.
-RUN_ALL = """
-import shlex, sys
-from dvc.repo import Repo
-from pipelines import __main__ as main, graph
-steps, repo = [step.name for step in graph.plan(sys.argv[1:]).steps], Repo()
-for command in [repo.stage.collect(name)[0].cmd for name in steps]:
-    main.app(shlex.split(command)[3:], standalone_mode=False)
-print(*steps)
-"""
 STORE = "data/features/demo/clip_small/image.parquet"
 
 

@@ -18,17 +18,6 @@ from befa.config import configuration
 from befa.encoders.base import Encoder
 from befa.errors import ConfigError
 
-METHODS = {
-    "becam": "BeCAM",
-    "becam_baseline": "BeCAM less baseline",
-    "score_cam": "Score-CAM",
-    "grad_cam": "Grad-CAM",
-}
-"""The heatmaps that are compared, and their names for a reader.
-
-Equation 2 has no baseline, and Score-CAM, its model, has one. What is found may turn on it: BeCAM is there without and
-with."""
-
 
 @configuration
 class AttributionConfig:
@@ -114,7 +103,7 @@ class Explained:
 def heatmaps(
     cells: Mapping[str, Explained], pixels_3HW: Float[Tensor, "3 H W"], item: int, config: BeCAMConfig
 ) -> dict[str, dict[str, Heatmap]]:
-    """A picture's heatmap by cell and by each of `METHODS`; the cells share an encoder.
+    """A picture's heatmap by cell and by each of `heatmap.METHODS`; the cells share an encoder.
 
     The masked pictures go through its tower once, whatever number of cells looks at them: 768 passes in ViT-B/32, twice
     that where `config.masks` is not Score-CAM's.

@@ -1,9 +1,20 @@
-"""A heatmap, and whether there is more in it than rounding."""
+"""A heatmap, what makes one, and whether there is more in it than rounding."""
 
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
+
+METHODS = {
+    "becam": "BeCAM",
+    "becam_baseline": "BeCAM less baseline",
+    "score_cam": "Score-CAM",
+    "grad_cam": "Grad-CAM",
+}
+"""The heatmaps that are compared, and their names for a reader.
+
+Equation 2 has no baseline, and Score-CAM, its model, has one. What is found may turn on it: BeCAM is there without and
+with."""
 
 RESOLUTION = 1e-6
 """Of a score, which is a cosine: no smaller change of one says anything. In float32 a score is off by up to 2e-7 (from

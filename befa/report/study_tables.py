@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from befa.attribution.explaining import METHODS
+from befa.attribution.heatmap import METHODS
 from befa.report.experiment import NAMES, Experiment, short
 from befa.report.results import Study
 from befa.report.values import REPRO, Form, Row, Table, Value

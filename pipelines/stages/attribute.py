@@ -10,8 +10,8 @@ from PIL import Image
 
 from befa import config, tables
 from befa.attribution import overlays
-from befa.attribution.explaining import METHODS, AttributionConfig, Explained, heatmaps
-from befa.attribution.heatmap import Heatmap
+from befa.attribution.explaining import AttributionConfig, Explained, heatmaps
+from befa.attribution.heatmap import METHODS, Heatmap
 from befa.attribution.measures import differences, measured
 from befa.cells import Cell
 from befa.checkpoints import trained

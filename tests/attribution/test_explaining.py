@@ -8,7 +8,8 @@ from other_device import OTHER, OtherDevice
 from test_training import small_cell, small_problem
 
 from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, grad_cam, masked
-from befa.attribution.explaining import METHODS, Explained, heatmaps
+from befa.attribution.explaining import Explained, heatmaps
+from befa.attribution.heatmap import METHODS
 from befa.cells import build
 from befa.encoders import clip_model
 from befa.encoders.open_clip import OpenClipEncoder
