@@ -1,6 +1,6 @@
 """Where a cell's figures come from, as DVC knows it: what is up to date, what is missing first, and every hash."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,8 +73,32 @@ class Provenance:
 
     def _changes(self, stage: Stage) -> list[str]:
         if stage.addressing not in self._changed:
-            self._changed[stage.addressing] = [*_changes(stage, self._outs.keys()), *self._broken(stage)]
+            self._changed[stage.addressing] = [*self._differences(stage), *self._broken(stage)]
         return self._changed[stage.addressing]
+
+    def _differences(self, stage: Stage) -> Iterator[str]:
+        """What DVC finds changed. What a stage has made may be elsewhere, as after `dvc pull` of a result alone."""
+        try:
+            found = stage.status().get(stage.addressing, [])
+        except LockError:  # another DVC process runs it
+            found = ["is being run"]
+        for change in found:
+            if isinstance(change, str):
+                yield change
+                continue
+            for path, what in (pair for paths in change.values() for pair in paths.items()):
+                if not isinstance(what, str):  # of params.yaml: each parameter
+                    yield from (f"{key} {how}" for key, how in what.items())
+                elif what := self._difference(path, what):
+                    yield f"{path} {what}"
+
+    def _difference(self, path: str, what: str) -> str | None:
+        """`what` DVC says of a file; None where it is only not here, or not in the cache."""
+        if what == "not in cache":  # said before the file is looked at
+            what = self._outs[path].workspace_status().get(path, "")
+        # A stage may read a folder of which other stages have made the parts.
+        parts = [out for made, out in self._outs.items() if made == path or made.startswith(f"{path}/")]
+        return what if what and all(out.exists for out in parts) else None
 
     def _broken(self, stage: Stage) -> Iterator[str]:
         """What the stage was made from, where dvc.lock has it otherwise by now: the files need not be here."""
@@ -86,23 +110,6 @@ class Provenance:
 
 def _made(stage: Stage) -> bool:
     return all(out.exists for out in stage.outs)
-
-
-def _changes(stage: Stage, outs: Collection[str]) -> Iterator[str]:
-    """What DVC finds changed; outputs of stages may be elsewhere, as after `dvc pull` of a result alone."""
-    try:
-        found = stage.status().get(stage.addressing, [])
-    except LockError:  # another DVC process runs it
-        found = ["is being run"]
-    for change in found:
-        if isinstance(change, str):
-            yield change
-        else:
-            for path, what in (pair for paths in change.values() for pair in paths.items()):
-                if what == "deleted" and path in outs:
-                    continue
-                # Of params.yaml: each parameter.
-                yield from [f"{path} {what}"] if isinstance(what, str) else (f"{k} {v}" for k, v in what.items())
 
 
 @contextmanager

@@ -1,0 +1,76 @@
+"""What is up to date, where only a part of the artifacts is here."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from pipelines import provenance
+
+GRAPH = """
+stages:
+  raw:
+    cmd: mkdir raw && cp seed.txt raw/
+    deps: [seed.txt]
+    outs: [raw]
+  media:
+    cmd: mkdir -p media && cp raw/seed.txt media/pictures.txt && cp raw/seed.txt media/vectors.txt
+    deps: [raw]
+    outs: [media/pictures.txt, media/vectors.txt]
+  heat:
+    cmd: cat media/pictures.txt media/vectors.txt > heat.txt
+    deps: [media]
+    outs: [heat.txt]
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    dvc("init", "-q")
+    (tmp_path / "dvc.yaml").write_text(GRAPH)
+    (tmp_path / "seed.txt").write_text("seed")
+    dvc("repro", "-q", "heat")
+    return tmp_path
+
+
+def dvc(*words):
+    subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+
+
+def state():
+    with provenance.read() as known:
+        found = known.state("heat")
+    return found.status, found.detail
+
+
+def test_a_result_is_current_where_what_it_was_made_from_is_neither_here_nor_in_the_cache(project):
+    """As after `dvc pull heat` in a clone, and where a remote has no raw data."""
+    assert state() == ("current", "")
+    for folder in ("raw", "media"):
+        shutil.rmtree(folder)
+    assert state() == ("current", "")
+    shutil.rmtree(".dvc/cache")
+    assert state() == ("current", "")
+    (project / "media").mkdir()
+    (project / "media/pictures.txt").write_text("seed")  # one of the two was fetched
+    assert state() == ("current", "")
+
+
+def test_what_is_here_and_other_than_what_was_made_is_stale(project):
+    shutil.rmtree(".dvc/cache")
+    (project / "media/pictures.txt").write_text("other")
+    assert state()[0] == "stale"
+    assert "media/pictures.txt modified" in state()[1]
+    shutil.rmtree("media")
+    (project / "seed.txt").write_text("other")
+    assert state() == ("stale", "seed.txt modified")
+
+
+def test_a_result_that_is_not_here_names_what_is_missing_first(project):
+    (project / "heat.txt").unlink()
+    assert state() == ("absent", "heat")
+    shutil.rmtree("raw")
+    assert state() == ("absent", "raw")
