@@ -25,13 +25,13 @@ from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
 from befa.rng import numpy_stream
-from befa.search_space import Distributions, Space, Values, contains, size, untried
+from befa.search_space import Distributions, Space, Values, combination, contains, size, untried
 from befa.training import Row, fit
 
 log = logging.getLogger(__name__)
 
 BEFORE_PRUNING = 5
-"""Trials that are trained to their end before one may be pruned."""
+"""Trials that are trained to their end before one may be pruned, and that must have had the epoch in which it is."""
 
 STATES: dict[TrialState, Literal["complete", "pruned", "failed"]] = {
     TrialState.COMPLETE: "complete",
@@ -52,8 +52,8 @@ class TuningConfig:
     """`tpe`: by what the trials before gave (Optuna's TPESampler). `random`. `grid`: a finite space's combinations in
     an order of chance, all of them when `trials` are enough."""
     pruning: bool = True
-    """Ends a trial whose best validation value is below the median of the trials' before at the same epoch, from epoch
-    `training.patience` on."""
+    """Ends a trial whose best validation value is below the median of the complete trials' before at the same epoch,
+    from epoch `training.patience` on, and while five of them or more had got that far."""
     space: Space = Space()
     """What may be chosen."""
 
@@ -140,7 +140,7 @@ def search(
         while True:
             ended = study.get_trials(deepcopy=False)[: cfg.trials]
             watch.trial([_tried(trial) for trial in ended])
-            combinations = {tuple(trial.params[n] for n in space) for trial in ended if set(trial.params) == set(space)}
+            combinations = {combination(space, trial.params) for trial in ended if set(trial.params) == set(space)}
             if len(ended) == cfg.trials or (ended and len(combinations) >= size(space)):
                 break
             trial_study, trial = _next(ended, combinations, space, _own(cell), cfg, cell.training.patience)
@@ -231,7 +231,8 @@ def _next(
     def study() -> optuna.Study:
         samplers = optuna.samplers
         sampler = (samplers.TPESampler if cfg.sampler == "tpe" else samplers.RandomSampler)(seed=sampler_seed)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=BEFORE_PRUNING, n_warmup_steps=warm)
+        # Few trials last long: the median of one or two would let the slowest of them judge all that come later.
+        pruner = optuna.pruners.MedianPruner(BEFORE_PRUNING, n_warmup_steps=warm, n_min_trials=BEFORE_PRUNING)
         made = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
         made.add_trials(ended)
         return made
@@ -240,7 +241,7 @@ def _next(
         values = {name: own[name] for name, each in space.items() if contains(each, own[name])}
     else:
         values = study().ask(space).params
-        if cfg.sampler == "grid" or tuple(values[name] for name in space) in combinations:
+        if cfg.sampler == "grid" or combination(space, values) in combinations:
             values = untried(space, combinations, rng)
     chosen = study()
     chosen.enqueue_trial(values)

@@ -16,7 +16,7 @@ from befa import config, splits, tables
 from befa.cells import LEADERS, Cell
 from befa.errors import BefaError, ConfigError, DataError, TrainingError
 from befa.report.tuning import sentence
-from befa.search_space import size
+from befa.search_space import Space, combination, size
 from befa.tuning import TuningConfig, Watch, search
 from pipelines.stages import tune
 from tests.processes import killed_until_done
@@ -330,6 +330,8 @@ def test_a_search_in_which_everything_fails_is_an_error(tmp_path):
         ({"models": {"bm3": {"layers": {"low": 0.5, "high": 2}}}}, r"tuning\.space\.models\.bm3\.layers' is 0.5"),
         ({"models": {"bm3": {"layers": {"low": 3, "high": 1}}}}, r"tuning\.space\.models\.bm3\.layers is no range"),
         ({"models": {"bm3": {"layers": {"low": 1, "hihg": 2}}}}, r"unknown key 'tuning.*layers\.hihg'.*'high'"),
+        ({"models": {"bm3": {"layers": {"low": 1, "high": 4, "step": 0.5}}}}, "no range .its step is no whole number"),
+        ({"models": {"bm3": {"layers": {"low": 1, "high": 4, "step": 0}}}}, r"layers\.step' is 0: .* greater"),
         ({"models": {"bm3": {"layers": []}}}, "give a list of choices"),
         ({"models": {"bm3": {"layers": 2}}}, "give a list of choices"),
         ({"adapters": {"befa": {"variant": {"low": "a", "high": "b"}}}}, "befa.variant"),
@@ -365,6 +367,31 @@ def test_ranges_are_whole_numbers_where_the_setting_is_one(tmp_path):
         assert 0.001 <= settings["optimizer.learning_rate"] <= 0.1
     cfg = config.load({"tuning": {"space": {"models": {"bm3": space["models"]["bm3"]}}}}, "tuning", TuningConfig)
     assert size(cfg.space.distributions({}, "bm3", "none")) == 9
+
+
+def test_a_range_in_steps_has_each_of_its_numbers_once_whatever_their_last_digit(tmp_path):
+    """0.1 + 3 * 0.2 is above 0.7, and 0.7 + 2 * 0.1 is not the 0.9 that the cell has untuned."""
+    layout = project(tmp_path, space={"models": {"bm3": {"dropout": {"low": 0.1, "high": 0.7, "step": 0.2}}}}, epochs=1)
+    params = config.read_params(layout.params)
+    params["models"]["bm3"]["network"]["dropout"] = 0.3
+    params["tuning"]["sampler"] = "grid"
+    write(layout, params)
+    result = searched(layout)
+    assert result.exhausted
+    assert sorted(trial.settings["network.dropout"] for trial in result.trials) == pytest.approx([0.1, 0.3, 0.5, 0.7])
+    space = {"models": {"bm3": {"dropout": {"low": 0.7, "high": 0.9, "step": 0.1}}}}
+    distributions = config.load({"tuning": {"space": space}}, "tuning.space", Space).distributions({}, "bm3", "none")
+    written, counted = ({"network.dropout": value} for value in (0.9, 0.7 + 2 * 0.1))
+    assert written != counted
+    assert combination(distributions, written) == combination(distributions, counted)
+
+
+def test_a_broken_block_of_another_model_in_the_space_is_told(tmp_path):
+    layout = project(tmp_path, space={"models": {"lattice": {"dropout": [0.1]}}})
+    params = config.read_params(layout.params)
+    write(layout, {**params, "models": {**params["models"], "lattice": 5}})
+    with pytest.raises(ConfigError, match=r"'models\.lattice' is 5, and no block"):
+        tune.run(*NAMES, layout)
 
 
 def test_a_cell_that_is_not_listed_or_a_control_is_an_error_before_anything_is_trained(tmp_path):
