@@ -15,17 +15,24 @@ class Adam:
 
     The step is torch's own function. Its classes import torch._dynamo when one is made, which takes 4 s and 150 MB
     in every process that trains.
+
+    A parameter that a batch gives no gradient stays where it is. With `coasting` it goes on by its momentum, once it
+    has had a gradient: as under torch before 2.0, whose `zero_grad` left zeros (`protocol: mmrec`).
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, *, coasting: bool = False) -> None:
         self.learning_rate = learning_rate
+        self._coasting = coasting
         self._parameters = list(parameters)
         self._state: dict[int, dict[str, Tensor]] = {}
 
     def zero_grad(self) -> None:
-        """Forgets all gradients."""
+        """Forgets all gradients; `coasting` leaves zeros."""
         for parameter in self._parameters:
-            parameter.grad = None
+            if self._coasting and parameter.grad is not None:
+                parameter.grad.zero_()
+            else:
+                parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -66,3 +73,6 @@ class Adam:
         for name, tensor in tensors.items():
             number, key = name.split("/")
             self._state.setdefault(int(number), {})[key] = tensor.to(self._parameters[int(number)].device)
+        if self._coasting:  # what was ever moved has had a gradient
+            for number in self._state:
+                self._parameters[number].grad = torch.zeros_like(self._parameters[number])

@@ -46,7 +46,8 @@ def fit(
     a killed run's training is taken up where it was last saved, and ends with the bits of one that was not killed.
 
     Early stopping compares the unrounded `training.monitor` and stops after `patience` epochs without improvement.
-    `protocol: mmrec` rounds to 4 decimals first and stops one epoch later, as the field's reference code does.
+    `protocol: mmrec` rounds to 4 decimals first and stops one epoch later, as the field's reference code does, and
+    parameters go on by their momentum in batches that give them no gradient (LATTICE's content), as under its torch.
     A model without parameters is evaluated once: a history of one row, with loss 0, and an empty state.
     `on_epoch` is called with the epoch's row, the best row so far, and the epochs there will be if none is better.
     Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for an unknown metric.
@@ -61,7 +62,7 @@ def fit(
         on_epoch(row, row, 1)
         return Fitted({}, 0, [row])
     rate = training.learning_rate or cell.optimizer.learning_rate
-    optimizer = Adam(model.parameters(), rate)
+    optimizer = Adam(model.parameters(), rate, coasting=cell.protocol == "mmrec")
     generators = {name: stream(seed, name) for name in ("sampling", "noise")}
     history, state = ([], {}) if saved is None else saved.take_up(model, optimizer, generators)
     stopping = EarlyStopping(training.patience, mmrec=cell.protocol == "mmrec")

@@ -49,7 +49,8 @@ class Lattice(nn.Module):
         users = layer mean [U], items = layer mean [I] + q / |q|  over D^-1 (A + I)
         BPR(u, i, j) + reg_weight (|u|^2 + |i|^2 + |j|^2) / (2B)
     G is built in the first batch of an epoch, with gradient, and is a constant for the others: content, adapter and
-    w take one gradient step an epoch, and the adapter's dropout of that batch stays in the epoch's graph.
+    w have one gradient an epoch, and the adapter's dropout of that batch stays in the epoch's graph. Under `clean` that
+    is one step of Adam; under `mmrec` momentum carries them through the other batches too (docs/protocols.md).
 
     Departs from the reference code (MMRec e775373): nothing dense of I x I, so the normalisation costs I k, not I^3.
     Evaluation builds a graph of its own from the current parameters, without dropout, and leaves the epoch's graph
