@@ -235,7 +235,8 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
     Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
     """
     items = tables.read_table(layout.filtered(cell.dataset) / "items.parquet", ["item_index", "item"])
-    users = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user_index"])
+    users = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user_index", "user"])
+    splits.check(layout.split(cell.dataset), users["user"], items["item"])
     users_E, items_E = splits.read(layout.split(cell.dataset), "train")
     if len(users_E) == 0:
         raise DataError("no training interaction", where=layout.split(cell.dataset), mend="change the split's shares")

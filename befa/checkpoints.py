@@ -21,10 +21,14 @@ ABOUT = "about"
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, object]) -> None:
-    """Writes tensors and `about`, whole or not at all; same content, same bytes."""
+    """Writes tensors and `about`, whole or not at all; same content, same bytes. Raises TrainingError, or OSError."""
     with tables.whole(path) as part:
         cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(cpu, part, {ABOUT: json.dumps(dict(about))})
+        try:
+            save_file(cpu, part, {ABOUT: json.dumps(dict(about))})
+        except SafetensorError as error:  # what Python tells as an OSError
+            mend = "see to the disk's space, and to the folder's rights"
+            raise TrainingError(f"cannot be written ({error})", where=path, mend=mend) from None
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,6 +17,27 @@ def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
     if wanted == "cuda" and not there:
         raise ConfigError("no CUDA device is available", mend="take device auto or cpu, or look at `nvidia-smi`")
     return "cuda" if there and wanted != "cpu" else "cpu"
+
+
+def device_name(device: str) -> str:
+    """The model of GPU or CPU that `device` stands for, of which a computation's last bits are.
+
+    Of a CPU also the instructions that torch uses on it (`ATEN_CPU_CAPABILITY`).
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _cpu() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return platform.processor()
+    first, _, _ = cpuinfo.read_text(encoding="utf-8").partition("\n\n")
+    fields = dict(line.split(":", 1) for line in first.splitlines() if ":" in line)
+    fields = {name.strip(): value.strip() for name, value in fields.items()}
+    # The model's name may be of a whole family ("AMD EPYC" in a virtual machine). ARM has other fields.
+    return " ".join(fields.get(name, "") for name in ("model name", "cpu family", "model", "CPU part")).strip()
 
 
 def deterministic(threads: int) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from befa import splits, tables
 from befa.cells import Cell
 from befa.errors import DataError
-from befa.metrics import Interactions, means, metrics_per_user
+from befa.metrics import TEST, Interactions, means, metrics_per_user
 from befa.paths import Layout
 from befa.problem import Problem
 from befa.ranking import rank, scorer
@@ -27,7 +27,8 @@ class Evaluation:
     """`test` and `valid`: metric -> mean over users; `users`: how many the test has; `left_out`: users whom training
     does not know. Of several seeds: see `over_seeds`."""
     per_user: pa.Table
-    """user (raw id), positives (number of test items), one column per metric (float64)."""
+    """user (raw id), positives (number of test items), one column per metric (float64); `metrics.TEST` in the schema's
+    metadata."""
 
 
 def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> Evaluation:
@@ -54,7 +55,7 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     }
     names = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user"])["user"]
     columns = {"user": names.take(pa.array(users)), "positives": pa.array(test.counts[users]), **per_user}
-    return Evaluation(metrics, pa.table(columns))
+    return Evaluation(metrics, pa.table(columns, metadata={TEST: test.sha256}))
 
 
 def over_seeds(results: Mapping[int, Evaluation]) -> Evaluation:

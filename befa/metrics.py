@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 from jaxtyping import Float, Int
 
 CUTOFFS = (5, 10, 20, 50)
 METRICS = ("recall", "ndcg", "precision", "map")
+
+TEST = "test_sha256"
+"""Entry of per_user.parquet's metadata: which items each user's test has."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,11 @@ class Interactions:
     def counts(self) -> Int[np.ndarray, " U"]:
         """Number of items of each user."""
         return np.diff(self.offsets)
+
+    @property
+    def sha256(self) -> str:
+        """Of the pairs."""
+        return sha256(self.offsets.tobytes() + self.items_E.tobytes()).hexdigest()
 
     def rows(self, users_B: Int[np.ndarray, " B"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
         """The pairs of some users, as (position in `users_B`, item)."""

@@ -10,6 +10,8 @@ from typing import Literal, Protocol
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from befa.errors import DataError
+
 ProtocolName = Literal["clean", "mmrec"]
 """`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code
 (docs/protocols.md)."""
@@ -39,6 +41,13 @@ class Problem:
     """Items of the training interactions, int64 in [0, n_items); pairs are unique and sorted by user, then item."""
     contents: Mapping[str, Content] = field(default_factory=dict)
     """By modality name ("image", "text"), in a fixed order; any number of them."""
+
+    def __post_init__(self) -> None:
+        """Raises DataError for ids out of range, which a sparse matrix would take for another pair's."""
+        for name, ids_E, count in (("user", self.users_E, self.n_users), ("item", self.items_E, self.n_items)):
+            if len(ids_E) and not 0 <= int(ids_E.min()) <= int(ids_E.max()) < count:
+                what = f"{name} ids from {int(ids_E.min())} to {int(ids_E.max())}, of {count} {name}s"
+                raise DataError(what, mend=f"ids count {name}s from 0, without gaps")
 
 
 @dataclass(frozen=True)

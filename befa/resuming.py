@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from dataclasses import asdict
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Generator, Tensor, nn
 from befa import checkpoints
 from befa.adam import Adam
 from befa.cells import Cell
+from befa.devices import device_name
 from befa.errors import TrainingError
 
 log = logging.getLogger(__name__)
@@ -26,14 +28,20 @@ LARGEST_SHARE = 0.1
 
 
 def identity(data_sha256: str, cell: Cell, seed: int, device: str) -> str:
-    """SHA-256 of all that a training's bits depend on: configuration, seed, data, code, torch's version and device.
+    """SHA-256 of all that a training's bits depend on: configuration, seed, data, code, torch's version and processor.
 
     `data_sha256`: see checkpoints.py. The cell's other seeds are left out, so that one more of them
     does not train those again that had ended.
     """
     config = asdict(cell) | {"training": asdict(cell.training) | {"seeds": [seed]}}
-    machine = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-    digest = sha256(json.dumps([config, data_sha256, torch.__version__, machine]).encode())
+    made_of = [config, data_sha256, torch.__version__, device_name(device), code_sha256()]
+    return sha256(json.dumps(made_of).encode()).hexdigest()
+
+
+@cache
+def code_sha256() -> str:
+    """Of befa's files, once for a process: those of its start are what it runs, whatever they are by its next seed."""
+    digest = sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -65,7 +73,7 @@ class Saved:
             log.warning("%s, training starts over", error)
             return [], {}
         if about.get("made_of") != self._made_of:
-            log.info("%s: of another configuration, data or code, training starts over", self._path)
+            log.info("%s: of another configuration, data, code or processor, training starts over", self._path)
             return [], {}
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "generator": {}}
         for name, tensor in tensors.items():
@@ -91,13 +99,19 @@ class Saved:
         history: list[dict[str, Any]],
         best: dict[str, Tensor],
     ) -> None:
-        """Writes the state after an epoch, whole or not at all; a kill leaves the one before."""
+        """Writes the state after an epoch, whole or not at all; a kill leaves the one before.
+
+        One that cannot be written is a warning: training needs no disk before its end.
+        """
         start = time.monotonic()
         tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
         tensors |= {f"best/{name}": value for name, value in best.items()}
         tensors |= {f"optimizer/{name}": value for name, value in optimizer.state().items()}
         tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
-        checkpoints.write(self._path, tensors, {"made_of": self._made_of, "history": history})
+        try:
+            checkpoints.write(self._path, tensors, {"made_of": self._made_of, "history": history})
+        except (TrainingError, OSError) as error:
+            log.warning("training goes on, but would not be taken up after a kill: %s", error)
         now = time.monotonic()
         self._next = now + max(self._every, (now - start) / LARGEST_SHARE)
 

@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from befa import errors
 from befa.errors import DataError
+from befa.metrics import TEST
 
 RESAMPLES = 2000
 """Of the bootstrap. Other draws then move an end of an interval by some 1.5 % of its width."""
@@ -71,13 +72,17 @@ def compare(
     """Compares two cells by their per_user.parquet (`evaluation.over_seeds`); users meet by id, in any order of rows.
 
     Raises DataError when a table lacks `metric` or has a value that is no number, when the cells have no seed in
-    common, and when their users, or the numbers of a user's test items, differ.
+    common, and when their users or these users' test items differ (of tables that do not say which: their numbers).
     """
     seeds = _common_seeds(base, adapted)
     users, positives, base_US = _rows(base, metric, seeds, "base")
     adapted_users, adapted_positives, adapted_US = _rows(adapted, metric, seeds, "adapted")
     _require_same_users(users, adapted_users)
     _require_same_test(users, positives, adapted_positives)
+    tests = {(table.schema.metadata or {}).get(TEST.encode()) for table in (base, adapted)} - {None}
+    if len(tests) > 1:
+        what = "not the same test: users have as many test items in both, but other ones"
+        raise DataError(what, mend="evaluate both cells on the same split")
     base_U, adapted_U = base_US.mean(1), adapted_US.mean(1)
     difference = float(adapted_U.mean() - base_U.mean())
     intervals = _intervals(base_U, adapted_U, rng, resamples)

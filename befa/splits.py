@@ -1,5 +1,6 @@
 """Train, valid and test: each (user, item) pair goes to exactly one."""
 
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,15 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from befa import tables
-from befa.errors import ConfigError
+from befa.errors import ConfigError, DataError
 from befa.rng import numpy_stream
 from befa.sources.base import PLACE, SplitConfig
 
 PARTS = ("train", "valid", "test")
 Part = Literal["train", "valid", "test"]
+
+IDS = "ids_sha256"
+"""Entry of a split's metadata: the raw ids that its dense ones stand for."""
 
 
 def split(interactions: pa.Table, config: SplitConfig) -> pa.Table:
@@ -53,6 +57,30 @@ def split(interactions: pa.Table, config: SplitConfig) -> pa.Table:
     part_E[rank_E >= size_E - test_E] = PARTS.index("test")
     parts = pa.DictionaryArray.from_arrays(pa.array(part_E), pa.array(PARTS))
     return pa.table({"user_index": table["user_index"], "item_index": table["item_index"], "split": parts})
+
+
+def write(path: Path, table: pa.Table, users: pa.ChunkedArray, items: pa.ChunkedArray) -> None:
+    """Writes a split; its file says which raw ids its dense ones stand for (`users`, `items`: raw ids by dense id)."""
+    tables.write_table(path, table, {IDS: _sha256(users, items)})
+
+
+def check(path: Path, users: pa.ChunkedArray, items: pa.ChunkedArray) -> None:
+    """Raises DataError where the split is of other users or items: its ids would be somebody else's.
+
+    A file without that entry, as another program writes it, is taken as it is.
+    """
+    made_of = (tables.read_table(path, ["split"]).schema.metadata or {}).get(IDS.encode())
+    if made_of is not None and made_of.decode() != _sha256(users, items):
+        what = "the split is of other users or items than the filtered tables have by now"
+        raise DataError(what, where=path, mend=f"run dvc repro split@{path.stem}")
+
+
+def _sha256(*ids: pa.ChunkedArray) -> str:
+    digest = sha256()
+    for column in ids:
+        digest.update(pc.binary_length(column).to_numpy().tobytes())
+        digest.update("".join(column.to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def read(path: Path, part: Part) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:

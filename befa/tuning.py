@@ -19,6 +19,7 @@ from sqlalchemy.exc import DatabaseError
 from befa import checkpoints, splits
 from befa.cells import Cell, build, cell_name, host_name, load_problem
 from befa.config import configuration
+from befa.devices import device_name
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.locks import locked
 from befa.metrics import Interactions
@@ -182,8 +183,7 @@ def _identity(
         asdict(replace(cell, training=replace(cell.training, seeds=cell.training.seeds[:1]))),
         {name: distribution_to_json(each) for name, each in space.items()},
         [cfg.seed, cfg.sampler, cfg.pruning],
-        [checkpoints.data_sha256(problem, valid), code, torch.__version__, optuna.__version__],
-        torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        [checkpoints.data_sha256(problem, valid), code, torch.__version__, optuna.__version__, device_name(device)],
     ]
     return sha256(json.dumps(about).encode()).hexdigest()
 
@@ -206,7 +206,7 @@ def _study(path: Path, cell: str, made_of: str) -> Iterator[optuna.Study]:
         if name in known:
             log.info("%s: taken up after %d trials", cell, len(study.trials))
         elif known:
-            log.info("%s: other data, code, configuration or space than before: trials start over", cell)
+            log.info("%s: other data, code, processor, configuration or space than before: trials start over", cell)
         try:
             yield study
         except optuna.exceptions.StorageInternalError as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from ruamel.yaml import YAML
 
-from befa import feature_store, tables
+from befa import feature_store, splits, tables
 from befa.paths import Layout
 from tests.test_training import N_ITEMS, N_USERS, small_problem
 
@@ -28,7 +28,7 @@ def small_project(root, *, seeds=(1,), epochs=4, patience=50, network=None, mode
         "item_index": pa.array(np.concatenate([part[2] for part in parts]), pa.int32()),
         "split": [name for name, users, _ in parts for _ in users],
     }
-    tables.write_table(layout.split("small"), pa.table(split))
+    splits.write(layout.split("small"), pa.table(split), pa.chunked_array([USERS]), pa.chunked_array([ITEMS]))
     numbered = {"user_index": pa.array(range(N_USERS), pa.int32()), "user": USERS}
     tables.write_table(layout.filtered("small") / "users.parquet", pa.table(numbered))
     texts = [f"title of {item}" if number else None for number, item in enumerate(ITEMS)]

@@ -109,7 +109,7 @@ def layout(tmp_path):
     )
     numbers = pa.array(range(len(ITEMS)), pa.int32())
     tables.write_table(at.filtered("small") / "items.parquet", pa.table({"item_index": numbers, "item": ITEMS}))
-    tables.write_table(at.filtered("small") / "users.parquet", pa.table({"user_index": pa.array([0], pa.int32())}))
+    tables.write_table(at.filtered("small") / "users.parquet", pa.table({"user_index": [0], "user": ["one"]}))
     split = {"user_index": pa.array([0] * len(ITEMS), pa.int32()), "item_index": numbers, "split": ["train"] * 30}
     tables.write_table(at.split("small"), pa.table(split))
     return at

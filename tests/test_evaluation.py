@@ -12,7 +12,7 @@ from torch import nn
 from befa import tables
 from befa.errors import DataError
 from befa.evaluation import Evaluation, evaluate, over_seeds
-from befa.metrics import CUTOFFS, METRICS
+from befa.metrics import CUTOFFS, METRICS, TEST
 from befa.paths import Layout
 from befa.problem import Problem
 from befa.report.befa_table import befa_table, cells, markdown
@@ -71,6 +71,16 @@ def test_nobody_to_test_is_an_error(layout):
     tables.write_table(layout.split("small"), pa.table(split))
     with pytest.raises(DataError, match="no test interaction of a known user"):
         result(layout, "clean")
+
+
+def test_the_table_says_which_items_the_test_has(layout):
+    path, before = layout.split("small"), result(layout, "clean").per_user.schema.metadata
+    assert result(layout, "mmrec").per_user.schema.metadata == before
+    split = tables.read_table(path)
+    moved = pa.array([(item + 1) % 6 for item in split["item_index"].to_pylist()], pa.int32())
+    tables.write_table(path, split.set_column(1, "item_index", moved))
+    assert result(layout, "clean").per_user.schema.metadata != before
+    assert over_seeds({1: result(layout, "clean")}).per_user.schema.metadata.keys() == {TEST.encode()}
 
 
 def of_seed(recall, users=("a", "b")):

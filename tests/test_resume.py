@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import resource
 import time
 
 import pyarrow as pa
@@ -11,9 +12,11 @@ import torch
 
 from befa import checkpoints, resuming, tables
 from befa.adam import Adam
-from befa.cells import TrainingConfig, build
-from befa.errors import TrainingError
+from befa.cells import Cell, Listed, TrainingConfig, build
+from befa.devices import device_name
+from befa.errors import DataError, TrainingError
 from befa.models import MODELS
+from befa.report import results
 from befa.resuming import Saved, identity
 from befa.training import fit
 from pipelines.stages import train
@@ -80,6 +83,20 @@ def test_the_time_of_an_epoch_is_that_of_epochs_trained_here(tmp_path):
     assert tables.read_json(layout.run(*NAMES) / "timing.json")["epochs"] == 6
 
 
+def test_the_time_of_another_training_is_not_shown(tmp_path):
+    """DVC brings back the checkpoint and configuration of an earlier λ, and leaves the times of the later one."""
+    layout = small_project(tmp_path, epochs=1)
+    train.run(*NAMES, layout)
+    folder, listed = layout.run(*NAMES), Listed(dataset="small", encoder="made", model="bm3", adapter="befa")
+    tables.write_json(folder / "metrics.json", {"test": {}})
+    assert results.read(layout, listed).seconds > 0
+    assert results.read(layout, listed).machine == "cpu, 1 thread"
+    cell = Cell.read(folder / "config.json")
+    dataclasses.replace(cell, adaptation=dataclasses.replace(cell.adaptation, width=8.0)).write(folder / "config.json")
+    assert results.read(layout, listed).seconds is None
+    assert results.read(layout, listed).machine == ""
+
+
 class KilledError(Exception):
     """Ends a training as a kill does, for what is to be tested on many models in little time."""
 
@@ -98,10 +115,17 @@ def fitted(cell, path=None, kill_after=None, made_of="this"):
     return fit(model, problem, valid, cell, 1, on_epoch, saved), epochs
 
 
-@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"item_knn"}))  # it has no epochs
-def test_every_model_goes_on_as_if_nothing_had_been(model, tmp_path):
-    """Also those that keep a graph for an epoch, and a learning rate that falls."""
+@pytest.mark.parametrize(
+    ("model", "protocol"),
+    [
+        *((model, "clean") for model in sorted(MODELS.keys() - {"item_knn"})),
+        ("lattice", "mmrec"),
+    ],  # item_knn: no epochs
+)
+def test_every_model_goes_on_as_if_nothing_had_been(model, protocol, tmp_path):
+    """Also those that keep a graph for an epoch, a learning rate that falls, and what goes on by its momentum."""
     cell = small_cell(model, training=TrainingConfig(epochs=6, batch_size=32))
+    cell = dataclasses.replace(cell, protocol=protocol)
     cell = dataclasses.replace(cell, optimizer=dataclasses.replace(cell.optimizer, decay=0.5))
     whole, _ = fitted(cell)
     for epoch in (0, 3):
@@ -132,7 +156,7 @@ def test_the_state_of_another_training_is_not_taken_up(tmp_path, caplog):
         fitted(cell, path, kill_after=2)
     with caplog.at_level("INFO", "befa"):
         assert fitted(cell, path, made_of="that")[1] == [0, 1, 2, 3]
-    assert "of another configuration, data or code, training starts over" in caplog.text
+    assert "of another configuration, data, code or processor, training starts over" in caplog.text
 
 
 @pytest.mark.parametrize("broken", [b"", b"not a safetensors file", None])
@@ -142,6 +166,33 @@ def test_a_broken_state_is_told_and_not_taken_up(tmp_path, caplog, broken):
     path.write_bytes(path.read_bytes()[:-9] if broken is None else broken)
     assert fitted(cell, path)[1] == [0, 1]
     assert "not a readable checkpoint" in caplog.text
+
+
+def test_a_state_that_cannot_be_written_does_not_end_the_training(tmp_path, caplog):
+    """A real limit to a file's size, as a disk that is full sets it."""
+    cell, path = small_cell(training=TrainingConfig(epochs=2, batch_size=32)), tmp_path / "1.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        assert fitted(cell, path)[1] == [0, 1]
+        with pytest.raises(TrainingError, match=r"cannot be written .*1\.safetensors; see to the disk"):
+            checkpoints.write(path, {"x": torch.zeros(1000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "training goes on, but would not be taken up after a kill" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_is_of_one_processor_and_of_the_code_that_runs(monkeypatch):
+    cell = small_cell()
+    known = identity("data", cell, 1, "cpu")
+    assert torch.backends.cpu.get_cpu_capability() in device_name("cpu")
+    monkeypatch.setattr(resuming, "device_name", lambda device: "another")
+    assert identity("data", cell, 1, "cpu") != known
+    monkeypatch.undo()
+    # A file that changes while the process runs is not what it runs.
+    monkeypatch.setattr(resuming.Path, "read_bytes", lambda path: b"")
+    assert identity("data", cell, 1, "cpu") == known
 
 
 def test_identity_is_of_everything_that_decides_the_bits():
@@ -175,6 +226,25 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch):
     saved.save(model, Adam(model.parameters(), 0.01), {}, [], {})
     assert not saved.due
     assert saved.due
+
+
+def test_tables_that_were_filtered_anew_are_not_joined_to_the_old_split(tmp_path):
+    """One more item at the front moves all others' places: each would get its neighbour's picture and title."""
+    layout = small_project(tmp_path, epochs=1)
+    path = layout.filtered("small") / "items.parquet"
+    ids = ["item", *tables.read_table(path)["item"].to_pylist()]
+    tables.write_table(path, pa.table({"item_index": pa.array(range(len(ids)), pa.int32()), "item": ids}))
+    with pytest.raises(
+        DataError, match=r"split is of other users or items .*small\.parquet; run dvc repro split@small"
+    ):
+        train.run(*NAMES, layout)
+
+
+@pytest.mark.parametrize(("name", "of"), [("n_items", "item"), ("n_users", "user")])
+def test_ids_beyond_the_tables_are_an_error(name, of):
+    problem, _ = small_problem()
+    with pytest.raises(DataError, match=rf"{of} ids from 0 to \d+, of 3 {of}s; ids count {of}s from 0"):
+        dataclasses.replace(problem, **{name: 3})
 
 
 def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):

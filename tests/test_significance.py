@@ -13,6 +13,7 @@ from scipy import stats
 
 from befa import significance
 from befa.errors import DataError
+from befa.metrics import TEST
 from befa.rng import numpy_stream
 from befa.significance import LEVELS, PValues, compare, holm, holm_within, legend, stars
 
@@ -246,6 +247,12 @@ def test_what_cannot_be_compared_says_why():
         compared(base, per_user(adapted_US[:4]))
     with pytest.raises(DataError, match=r"1 users have other numbers .* 'user02', 2 in base and 3 in adapted"):
         compared(base, per_user(adapted_US, positives=[2, 2, 3, 2, 2]))
+    tests = [
+        per_user(values).replace_schema_metadata({TEST: name}) for values, name in ((base_US, "a"), (adapted_US, "b"))
+    ]
+    with pytest.raises(DataError, match=r"not the same test: users have as many test items in both, but other ones"):
+        compared(*tests)
+    assert compared(base, tests[1]).users == 5  # one that does not say
     with pytest.raises(DataError, match=r"no seed in common: base has \[1, 2, 3\], adapted has \[4, 5, 6\]"):
         compared(base, per_user(adapted_US, seeds=[4, 5, 6]))
     with pytest.raises(DataError, match=r"no column 'recall@2' in base's users; did you mean 'recall@20'"):

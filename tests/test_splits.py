@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from befa import splits, tables
-from befa.errors import ConfigError
+from befa.errors import ConfigError, DataError
 from befa.sources.base import PLACE, SplitConfig
 
 RULES = ("random", "user_time", "global_time", "mmrec")
@@ -114,8 +114,21 @@ def test_a_seed_is_a_split():
 
 def test_parts_are_read_back(tmp_path):
     table = splits.split(interactions([row for user in range(4) for row in history(user, 10)]), SplitConfig())
-    tables.write_table(tmp_path / "split.parquet", table)
+    splits.write(tmp_path / "split.parquet", table, pa.chunked_array([["a"]]), pa.chunked_array([["b"]]))
     read = [splits.read(tmp_path / "split.parquet", part) for part in splits.PARTS]
     assert [len(users) for users, _ in read] == [32, 4, 4]
     whole = sorted((u, i) for users, items in read for u, i in zip(users.tolist(), items.tolist(), strict=True))
     assert whole == [(u, i) for u in range(4) for i in range(10)]
+
+
+def test_a_split_of_other_users_or_items_is_an_error(tmp_path):
+    path = tmp_path / "hm.parquet"
+    table = splits.split(interactions(history(0, 5)), SplitConfig())
+    users, items, shifted = (pa.chunked_array([ids]) for ids in (["u"], ["a", "b"], ["0", "a"]))
+    splits.write(path, table, users, items)
+    splits.check(path, users, items)
+    for other in ((users, shifted), (pa.chunked_array([["v"]]), items), (users, pa.chunked_array([["ab"]]))):
+        with pytest.raises(DataError, match=r"other users or items .*hm\.parquet; run dvc repro split@hm"):
+            splits.check(path, *other)
+    tables.write_table(path, table)  # by another program, which says nothing
+    splits.check(path, users, shifted)

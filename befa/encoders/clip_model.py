@@ -204,7 +204,11 @@ def write_folder(folder: Path, model: nn.Module, config: Mapping[str, Any]) -> N
     try:
         description = {"model_cfg": config, "preprocess_cfg": default_preprocessing()}
         (part / CONFIG_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, part / WEIGHTS_FILE)
+        try:
+            save_file({key: value.contiguous() for key, value in model.state_dict().items()}, part / WEIGHTS_FILE)
+        except SafetensorError as error:  # what Python tells as an OSError
+            mend = "see to the disk's space, and to the folder's rights"
+            raise EncoderError(f"weights cannot be written ({error})", where=folder, mend=mend) from None
         with (part / WEIGHTS_FILE).open("rb+") as written:
             os.fsync(written.fileno())
         shutil.rmtree(folder, ignore_errors=True)

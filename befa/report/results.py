@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -83,9 +84,10 @@ def read(layout: Layout, cell: Listed) -> Result | None:
     folder = layout.run(cell.dataset, cell.encoder, cell.model, cell.adapter)
     if not (folder / "metrics.json").exists():
         return None
-    timing = folder / "timing.json"
+    timing, configuration = folder / "timing.json", folder / "config.json"
     about = tables.read_json(timing) if timing.exists() else {}
-    configuration = folder / "config.json"
+    if not configuration.exists() or about.get("config_sha256") != sha256(configuration.read_bytes()).hexdigest():
+        about = {}  # DVC has brought another training's result, and leaves what is not its own
     return Result(
         metrics=tables.read_json(folder / "metrics.json"),
         folder=folder,

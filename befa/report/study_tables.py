@@ -28,7 +28,8 @@ def angles(experiment: Experiment, encoder: str) -> Table:
             rows.append(Row(_label(study, adapter), values, last=adapter == study.adapter))
     note = (
         "Angle: mean angle in degrees between an item's content and its id (equation 4), over all items with a "
-        "picture; Λ: mean of 1 less its cosine (equation 7). The id vector stands in for the ideal one. Of the "
+        "picture (under `missing: mean` over all, those that were given the mean vector too); Λ: mean of 1 less its "
+        "cosine (equation 7). The id vector stands in for the ideal one. Of the "
         "encoder's vectors: the content that the heatmaps explain. Of the trained table: that of the feature table as "
         "training left it, which is what the host works with; a dash where training leaves the table alone."
     )
@@ -119,8 +120,9 @@ def distribution(experiment: Experiment, encoder: str) -> Table:
         "Uniformity: log of the mean of exp(-2 |x - y|^2) over pairs of items, lower is more even; alignment: mean "
         "squared distance, of unit vectors, of an item's content to its id, and of items that one user has, lower is "
         "nearer (arXiv 2005.10242). BeFA's content is the id times a gate in (0, 1): its distance to the id falls by "
-        "construction, whatever the content says; that in baskets need not. Gate: of BeFA, its mean, and its standard "
-        "deviation over items and over channels: 0 over items is a gate that does not heed what an item's content says."
+        "construction, whatever the content says; that in baskets need not. Under `missing: mean` items that were "
+        "given the mean vector count, too. Gate: of BeFA, its mean, and its standard deviation over items and over "
+        "channels: 0 over items is a gate that does not heed what an item's content says."
     )
     columns = ("of content", "of ids", "to the id", "in baskets", "mean", "over items", "over channels")
     groups = (("uniformity", 2), ("alignment", 2), ("gate", 3))
@@ -142,7 +144,7 @@ def sensitivity(experiment: Experiment, encoder: str) -> Table:
             figure("best", "ratio", of.get("best", {}).get("test")),
             figure("learned-lambda", "text", widths or None),
             figure("learned", "ratio", learned.get("test", {}).get(metric)),
-            figure("gap", "change", -of["gap"]["test"] if of.get("gap") else None),
+            figure("gap", "change", 0 - of["gap"]["test"] if of.get("gap") else None),
         )
         rows.append(Row(_label(study, "none") + (metric and f", {metric}"), values, last=True))
     note = (

@@ -7,6 +7,7 @@ from befa.cells import Cell
 from befa.checkpoints import trained
 from befa.devices import deterministic
 from befa.evaluation import evaluate, over_seeds
+from befa.metrics import TEST
 from befa.paths import Layout
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,8 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         recommender, problem = trained(layout, folder, cell, seed, device)
         found[seed] = evaluate(recommender, problem, layout, cell)
     result = over_seeds(found)
-    tables.write_table(folder / "per_user.parquet", result.per_user)
+    metadata = result.per_user.schema.metadata
+    tables.write_table(folder / "per_user.parquet", result.per_user, {TEST: metadata[TEST.encode()].decode()})
     tables.write_json(folder / "metrics.json", result.metrics)
     test = result.metrics["test"]
     log.info("test recall@20 %.4f, ndcg@20 %.4f, seeds: %d", test["recall@20"], test["ndcg@20"], len(found))

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -39,6 +40,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device,
+        "config_sha256": sha256((into / "config.json").read_bytes()).hexdigest(),
     }
     tables.write_json(into / "timing.json", timing)
 
