@@ -391,10 +391,12 @@ def verify(targets: Annotated[list[str] | None, typer.Argument(help="DVC stages;
 def serve(
     dataset: Annotated[str | None, typer.Option(help="To encode anew by schedule; with --encoder.")] = None,
     encoder: Annotated[str | None, typer.Option()] = None,
-    cron: Annotated[str, typer.Option(help="When (UTC): minute, hour, day, month, weekday.")] = "0 3 * * *",
+    cron: Annotated[
+        str | None, typer.Option(help="When (UTC): minute, hour, day, month, weekday. None given: 0 3 * * *.")
+    ] = None,
     every: Annotated[float | None, typer.Option(min=1, help="In place of cron: seconds from start to start.")] = None,
     push: Annotated[bool, typer.Option("--push", help="Push the features to DVC's remote afterwards.")] = False,
-    port: Annotated[int, typer.Option(help="Of the server and its UI.")] = 4200,
+    port: Annotated[int, typer.Option(help="Of the server and its UI.", min=1, max=65535)] = 4200,
 ) -> None:
     """Run Prefect's server and UI with the deployments `reproduce` and `reencode`, until Ctrl-C."""
     from pipelines import graph, serving
@@ -405,7 +407,11 @@ def serve(
         graph.plan([f"encode_images@{dataset}-{encoder}"])  # a misspelt name is an error now, not at three at night
     elif dataset is not None or encoder is not None:
         raise ConfigError("one of --dataset and --encoder without the other", mend="give both, or none")
-    serving.serve(port, reencoded, cron=cron, every=every, push=push)
+    elif cron is not None or every is not None or push:
+        raise ConfigError("--cron, --every and --push are of a reencoding", mend="give --dataset and --encoder too")
+    if cron is not None and every is not None:
+        raise ConfigError("both --cron and --every", mend="give one of them")
+    serving.serve(port, reencoded, cron=cron or "0 3 * * *", every=every, push=push)
 
 
 def main() -> int:

@@ -42,6 +42,9 @@ class Children:
         # Stages call `python`: it must be the one that runs this. Wide, as a log has no line length.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment = {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "COLUMNS": "300", "DVC_NO_ANALYTICS": "1"}
+        # Whatever the terminal of this process wishes: a log has no colours, and our errors are told by how they begin.
+        environment |= {"NO_COLOR": "1", "TTY_COMPATIBLE": "0"}
+        environment.pop("FORCE_COLOR", None)
         command = ["/bin/sh", "-c", GUARDED, "sh", sys.executable, "-m", "dvc", "--wait-for-lock", *words]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

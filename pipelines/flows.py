@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Annotated
 from uuid import UUID
 
 # Before prefect is imported: no telemetry, and time enough for its ephemeral server on a busy machine (7-14 s on two
@@ -27,10 +28,14 @@ from prefect.context import SettingsContext, get_settings_context
 from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES
 from prefect.states import Completed, Failed, State
+from pydantic import Field
 
 from befa.errors import BefaError
 from pipelines import artifacts, graph, tasks
 from pipelines.children import Children
+
+Number = Annotated[int, Field(ge=1)]
+"""Of stages at a time: with none nothing would ever run."""
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 LEAVE_SECONDS = 5.0
@@ -146,8 +151,9 @@ def _flow_run_name() -> str:
 
 
 @flow(name="reproduce", flow_run_name=_flow_run_name)
-def reproduce(targets: list[str], jobs: int = 2, gpu_jobs: int | None = None, force: bool = False) -> State:
-    """Brings DVC targets up to date, `jobs` stages at a time, `gpu_jobs` of them on the GPU (none given: one).
+def reproduce(targets: list[str], jobs: Number = 2, gpu_jobs: Number | None = None, force: bool = False) -> State:
+    """Brings DVC targets up to date, `jobs` stages at a time, `gpu_jobs` of them of those that encode and train (none
+    given: one where there is an NVIDIA driver, else as many as `jobs`).
 
     A failed stage fails itself, what depends on it, and the flow. `force` runs all that the targets need.
     """
@@ -155,7 +161,7 @@ def reproduce(targets: list[str], jobs: int = 2, gpu_jobs: int | None = None, fo
 
 
 @flow(name="reencode", flow_run_name="{dataset}-{encoder}")
-def reencode(dataset: str, encoder: str, jobs: int = 2, gpu_jobs: int | None = None, push: bool = False) -> State:
+def reencode(dataset: str, encoder: str, jobs: Number = 2, gpu_jobs: Number | None = None, push: bool = False) -> State:
     """Looks for new pictures of a dataset and encodes what is new or changed; may push the features to DVC's remote."""
     stores = [f"encode_images@{dataset}-{encoder}", f"encode_texts@{dataset}-{encoder}"]
     with _alone(f"reencode-{dataset}-{encoder}") as alone:
@@ -180,17 +186,26 @@ def _alone(name: str) -> Iterator[bool]:
 def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool) -> None:
     """Runs the flow `reproduce` here.
 
-    Raises StageError when a stage fails, when the Prefect server goes away, and at an interrupt (all is ended then).
+    Raises StageError when a stage fails, when the Prefect server is not there, goes away or refuses, and at an
+    interrupt (all is ended then).
     """
     try:
         state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
-    except (KeyboardInterrupt, httpx.TransportError) as error:
-        if isinstance(error, httpx.TransportError):
+    except (KeyboardInterrupt, httpx.HTTPError, RuntimeError) as error:
+        causes, mend = list(_chain(error)), "the same command goes on where it was"
+        refused = next((each for each in causes if isinstance(each, httpx.HTTPStatusError)), None)
+        silent = any(isinstance(each, httpx.TransportError) for each in causes)
+        interrupted = any(isinstance(each, KeyboardInterrupt) for each in causes)
+        if silent:
             _leave_soon()
-        mend = "the same command goes on where it was"
-        if any(isinstance(each, KeyboardInterrupt) for each in _chain(error)):
+        if interrupted:
             raise StageError("interrupted", mend=mend) from None
-        raise StageError(f"the Prefect server does not answer ({error})", mend=f"start it; {mend}") from None
+        if silent:
+            raise StageError(f"the Prefect server does not answer ({error})", mend=f"start it; {mend}") from None
+        if refused is not None:
+            what = f"the Prefect server refuses ({refused.response.status_code} of {refused.request.url})"
+            raise StageError(what, mend="see to PREFECT_API_URL and PREFECT_API_AUTH_STRING") from None
+        raise
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")
 

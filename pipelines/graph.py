@@ -2,9 +2,10 @@
 
 import logging
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 from dvc.dvcfile import LOCK_FILE, Lockfile
@@ -16,6 +17,9 @@ from dvc.stage import Stage
 from befa.errors import ConfigError, nearest
 
 log = logging.getLogger(__name__)
+
+TRAINING = {"train", "train_control", "sensitivity"}
+"""Kinds of stages that train a cell with what its tuning has chosen."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,32 @@ def named(target: str, known: Mapping[str, Stage]) -> list[Stage]:
 def _steps(needed: nx.DiGraph, forced: Collection[str]) -> tuple[Step, ...]:
     """The stale stages. Edges lead from a stage to what it depends on."""
     steps: dict[str, Step] = {}
+    order = nx.DiGraph(needed)
+    order.add_edges_from(_after_tuning(needed))
     # Sorted by name: the order of a set must not decide the order of the run.
-    for stage in nx.lexicographical_topological_sort(needed.reverse(), key=lambda stage: stage.addressing):
+    for stage in nx.lexicographical_topological_sort(order.reverse(), key=lambda stage: stage.addressing):
         name = stage.addressing
-        after = frozenset(other.addressing for other in needed.successors(stage)) & steps.keys()
+        after = frozenset(other.addressing for other in order.successors(stage)) & steps.keys()
         if after or name in forced or _changed(stage):
             steps[name] = Step(name, after, _outs(stage), name in forced)
     return tuple(steps.values())
+
+
+def _after_tuning(needed: nx.DiGraph) -> Iterator[tuple[Stage, Stage]]:
+    """What trains a host waits for its tuning, which DVC does not know: it writes what they are to train with.
+
+    DVC notes a stage's parameters when it ends: of a training beside a search, the new ones for the old.
+    """
+    hosts: dict[str, list[Stage]] = {}
+    for stage in needed:
+        kind, _, name = stage.addressing.partition("@")
+        if kind == "tune":
+            hosts.setdefault(name.rpartition("-")[0], []).append(stage)
+    for stage in needed:
+        kind, _, name = stage.addressing.partition("@")
+        if kind in TRAINING:
+            host = name if kind == "sensitivity" else name.rpartition("-")[0]
+            yield from ((stage, search) for search in hosts.get(host, ()))
 
 
 def _changed(stage: Stage) -> bool:
@@ -116,15 +139,24 @@ def _mend_lock_file(repo: Repo) -> None:
     """
     lock, copy = Path(repo.root_dir) / LOCK_FILE, Path(repo.tmp_dir) / f"{LOCK_FILE}.whole"
     try:
-        Lockfile(repo, str(lock)).load()
+        known = Lockfile(repo, str(lock)).load()
+        whole = not known or _ends_well(lock, known)
     except DvcException:
+        whole = False
+    if not whole:
         if not copy.exists():
             raise ConfigError("DVC cannot read the lock file", where=lock, mend=f"git checkout {LOCK_FILE}") from None
         _replace(lock, copy)
         log.warning("%s was half written; its last whole copy is taken", LOCK_FILE)
-    else:
-        if lock.exists():
-            _replace(copy, lock)
+    elif lock.exists():
+        _replace(copy, lock)
+
+
+def _ends_well(lock: Path, known: Mapping[str, Any]) -> bool:
+    """Whether the file ends as DVC ends it: half of one is as often as not YAML that a lock file may hold."""
+    stages = list((known.get("stages") or {}).values())
+    last = [*stages[-1].get("deps", ()), *stages[-1].get("outs", ())] if stages else []
+    return lock.read_bytes().endswith(b"\n") and all("md5" in each for each in last)
 
 
 def _replace(path: Path, source: Path) -> None:

@@ -36,7 +36,7 @@ def verify(targets: Sequence[str] = ()) -> Checked:
     the outputs. Raises ConfigError for an unknown target.
     """
     try:
-        repo = Repo()
+        repo = Repo(_wait_for_lock=True)
         with lock_repo(repo):
             stages = {stage.addressing: stage for stage in repo.index.graph}
             chosen = [stage for target in targets for stage in named(target, stages)] or list(stages.values())

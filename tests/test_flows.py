@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.exceptions import ParameterTypeError
 from ruamel.yaml import YAML
 
 from befa import downloads
@@ -238,6 +239,23 @@ def test_a_failing_stage_fails_its_dependants_and_the_flow_and_nothing_else(proj
     assert flow_run(server, "after", "FAILED")
     # What was done beside the failure is kept.
     assert stages_of(project) == {"first@x", "first@y", "second"}
+
+
+def test_a_server_that_is_not_there_is_one_error(project):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        code, said = run(project, f"http://127.0.0.1:{closed.getsockname()[1]}/api", "second")
+    assert code == 1
+    assert "Traceback" not in said
+    assert "error: the Prefect server does not answer" in said
+
+
+def test_no_stage_at_a_time_is_refused_also_where_a_deployment_is_asked(project):
+    for wrong in ({"jobs": 0}, {"gpu_jobs": 0}):
+        with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
+            flows.reproduce.validate_parameters({"targets": ["second"], **wrong})
+        with pytest.raises(ParameterTypeError, match="greater than or equal to 1"):
+            flows.reencode.validate_parameters({"dataset": "toy", "encoder": "clip", **wrong})
 
 
 def test_stages_for_the_gpu_take_turns(project, server):

@@ -84,6 +84,36 @@ def test_a_half_written_lock_file_is_mended_from_its_last_whole_copy(project, ca
     assert "dvc.lock was half written" in caplog.text
 
 
+@pytest.mark.parametrize("behind", ["md5: ", "path: ", "cmd: ", "hash: md5\n"])
+def test_a_lock_file_that_is_cut_off_inside_a_value_is_half_written_too(project, behind):
+    """It may be YAML that a lock file can hold; it is not to take the whole copy's place."""
+    dvc("repro", "-q", "second")
+    assert names(plan(["second"])) == []
+    lock = project / "dvc.lock"
+    whole = lock.read_text()
+    lock.write_text(whole[: whole.rindex(behind) + len(behind) + 3 * (not behind.endswith("\n"))])
+    assert names(plan(["second"])) == []
+    assert lock.read_text() == whole
+
+
+def test_what_trains_a_host_waits_for_its_tuning_although_dvc_knows_of_no_edge(project):
+    stages = ["tune@hm-clip-bm3-befa", "train@hm-clip-bm3-none", "train@hm-clip-mgcn-befa", "sensitivity@hm-clip-bm3"]
+    graph = "stages:\n  seed: {cmd: echo, deps: [seed.txt], outs: [s.txt]}\n"
+    for kind in ("tune", "train", "sensitivity"):
+        names_of = [stage.partition("@")[2] for stage in stages if stage.startswith(kind)]
+        graph += f"  {kind}:\n    foreach: {json.dumps(names_of)}\n"
+        graph += f"    do: {{cmd: echo, deps: [seed.txt], outs: ['{kind}-${{item}}.txt']}}\n"
+    (project / "dvc.yaml").write_text(graph)
+    after = {step.name: step.after for step in plan(stages).steps}
+    assert after == {
+        "tune@hm-clip-bm3-befa": set(),
+        "train@hm-clip-mgcn-befa": set(),
+        "train@hm-clip-bm3-none": {"tune@hm-clip-bm3-befa"},
+        "sensitivity@hm-clip-bm3": {"tune@hm-clip-bm3-befa"},
+    }
+    assert list(plan(["train"]).steps[0].after) == []
+
+
 def test_a_half_written_lock_file_without_a_copy_is_an_error_with_the_mend(project):
     (project / "dvc.lock").write_text("schema: '2.0'\nstages:\n  fir")
     with pytest.raises(ConfigError, match=r"cannot read the lock file in .*dvc\.lock; git checkout dvc\.lock"):

@@ -125,6 +125,7 @@ def test_a_schedule_fires_a_run_can_be_asked_for_and_all_ends_together(project, 
     [
         (["--dataset", "toy"], "one of --dataset and --encoder without the other"),
         (["--dataset", "toy", "--encoder", "clip", "--push"], "no remote to push to in .dvc/config; dvc remote add"),
+        (["--every", "5"], "--cron, --every and --push are of a reencoding; give --dataset and --encoder"),
         (["--dataset", "toi", "--encoder", "clip"], "did you mean 'encode_images@toy-clip'?"),
     ],
 )
