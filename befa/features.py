@@ -218,9 +218,15 @@ class _Contents:
         """The columns vector and EXTRAS of `digests`; null where nothing is known."""
         place_I = np.array([self._place.get(digest, -1) for digest in digests], dtype=np.int64)
         present_I = place_I >= 0
-        self._blocks = [np.concatenate(self._blocks)]
         x_Ic = np.zeros((len(digests), self.dimension), np.float32)
-        x_Ic[present_I] = self._blocks[0][place_I[present_I]]
+        # Block by block: to join them for each part would copy all that is known, thousands of times.
+        starts = np.cumsum([0, *map(len, self._blocks)])
+        block_I = np.searchsorted(starts, place_I, side="right") - 1
+        rows_P = np.flatnonzero(present_I)
+        rows_P = rows_P[np.argsort(block_I[rows_P], kind="stable")]
+        for rows in np.split(rows_P, np.flatnonzero(np.diff(block_I[rows_P])) + 1) if len(rows_P) else ():
+            block = block_I[rows[0]]
+            x_Ic[rows] = self._blocks[block][place_I[rows] - starts[block]]
         extras = {
             name: [values[place] if place >= 0 else None for place in place_I.tolist()]
             for name, values in self._extras.items()

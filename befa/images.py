@@ -14,6 +14,10 @@ from befa.errors import DataError
 MAX_PIXELS = 64_000_000
 """Largest picture that is decoded. A few bytes can claim any size, and would take the memory that they claim."""
 
+MAX_RATIO = 1_000
+"""Of a picture's sides. An encoder scales the shorter one to its own input before it cuts the longer: of a hairline, a
+few bytes too, to gigabytes."""
+
 MAX_BYTES = 100_000_000
 """Largest file of a picture that is read."""
 
@@ -103,7 +107,7 @@ def decode(data: bytes) -> Image.Image:
     """The picture in `data` as 8-bit RGB: alpha flattened on white, 16 bits scaled to 8, an animation's first frame.
 
     The EXIF orientation is not applied, as in open_clip's preprocessing. Raises CorruptImage with the reason for
-    empty, truncated or foreign bytes, and for pictures of more than MAX_PIXELS pixels.
+    empty, truncated or foreign bytes, for pictures of more than MAX_PIXELS pixels, and for sides beyond MAX_RATIO.
     """
     if not data:
         raise CorruptImage("no bytes")
@@ -111,6 +115,8 @@ def decode(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise CorruptImage(f"{picture.width} x {picture.height} pixels are too many")
+            if max(picture.size) > MAX_RATIO * min(picture.size):
+                raise CorruptImage(f"{picture.width} x {picture.height} pixels are no picture, but a line")
             picture.load()
             return _rgb(picture)
     except CorruptImage:

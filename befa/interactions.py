@@ -152,6 +152,8 @@ def _read(
             _check_schema(batch.schema, EVENTS, "events")
             place = _place(batch.schema, config)
             read += len(batch)
+            if config.window != Window() and batch["time"].null_count:  # a window would leave them out without a word
+                raise DataError(f"{batch['time'].null_count} events have no time", mend="drop or mend these rows")
             batch = _chosen(batch, config, actions)
             if progress is not None:
                 progress(read)

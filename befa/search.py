@@ -42,8 +42,8 @@ SEED = 1
 BLOCK = 4096
 """Vectors that are held in float64 at once."""
 
-GPU_CANDIDATES = 2048
-"""Most candidates that faiss finds on a GPU; more are looked for on the CPU."""
+GPU_CANDIDATES = 2047
+"""Most candidates that faiss finds on a GPU, and most lists that it looks into there; more: on the CPU."""
 
 FORMAT = 1
 """Of the file; another one is built again."""
@@ -216,7 +216,7 @@ class Index:
         self, unit_Wd: Float32[np.ndarray, "W d"], candidates: int, probes: int
     ) -> tuple[Float32[np.ndarray, "W c"], Int64[np.ndarray, "W c"]]:
         """What faiss finds, best first: cosines and rows, -1 where there are no more in the lists looked into."""
-        index = self._searched if candidates <= GPU_CANDIDATES else self._index
+        index = self._searched if max(candidates, probes) <= GPU_CANDIDATES else self._index
         with one_thread(_faiss()):
             if not self.lists:
                 return index.search(unit_Wd, candidates)

@@ -6,6 +6,10 @@ import os
 # is loaded, and inherited by the stages that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+# Where somebody's own data lie is not where tests look for theirs.
+for name in [name for name in os.environ if name.startswith("BEFA_MIRROR_")]:
+    del os.environ[name]
+
 # What befa imports at length, loaded before it: inside a module that jaxtyping instruments its import hook has every
 # import compiled from source, which took a third of each worker's start.
 import open_clip  # noqa: F401

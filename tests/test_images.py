@@ -127,9 +127,10 @@ def test_every_kind_of_picture_becomes_rgb():
         (png_claiming(30_000, 30_000), "too many"),
         (png_claiming(9_000, 9_000), "too many"),
         (png_claiming(64, 64), "cannot be decoded"),
+        (png_claiming(1, 20_000), "no picture, but a line"),
         (encoded(Image.new("RGB", (4, 4)), "EPS"), "not an image"),
     ],
-    ids=["empty", "page", "half a JPEG", "half a PNG", "bomb", "large", "header alone", "EPS"],
+    ids=["empty", "page", "half a JPEG", "half a PNG", "bomb", "large", "header alone", "hairline", "EPS"],
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_what_is_no_whole_picture_has_a_reason(data, says):

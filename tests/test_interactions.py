@@ -95,6 +95,12 @@ def test_the_window_holds_both_its_days_and_comes_before_the_core():
     assert result.stats["window"] == {"users": 2, "items": 1, "interactions": 2}
 
 
+def test_an_event_without_a_time_is_an_error_with_a_window_too():
+    none = pa.record_batch([["u"], ["i"], pa.array([None], pa.int64())], schema=EVENTS)
+    with pytest.raises(DataError, match="1 events have no time"):
+        filter_events([none], CATALOGUE, config(window=Window(since=date(1970, 1, 3))))
+
+
 def test_a_window_needs_times_and_places_are_told_on():
     def placed():
         return [batch.replace_schema_metadata({PLACE: "user"}) for batch in events([("a", "010", 0), ("a", "009", 1)])]

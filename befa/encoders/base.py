@@ -56,6 +56,8 @@ class Loading:
     """Of `kind`."""
 
     def __call__(self, device: str) -> Encoder:
-        """The encoder, ready for use; from here on, fp32 means it: convolutions on a GPU else round to 10 bits."""
-        torch.backends.cudnn.allow_tf32 = False
+        """The encoder, ready for use; from here on, fp32 means it: on a GPU, convolutions else round to 10 bits, and
+        products too where the environment says so (NVIDIA's containers do).
+        """
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         return self.kind.load(self.folder, self.config, device)

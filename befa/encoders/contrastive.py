@@ -1,7 +1,7 @@
 """Training a small CLIP on a catalogue's own pictures and titles."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from befa.rng import stream
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP, section 2.5: logits are not scaled by more than 100."""
 
+ROWS_AT_ONCE = 1024
+"""Of the cosines between all pairs' pictures and titles."""
+
 POSITION_GAIN = 8.0
 """Factor on open_clip's initial position embeddings of patches.
 
@@ -30,8 +33,8 @@ unseen ones without this factor and 85% with it.
 
 
 def train_clip(
-    pictures: Sequence[Image.Image | UInt8[np.ndarray, "H W 3"] | None],
-    titles: Sequence[str | None],
+    pictures: Iterable[Image.Image | UInt8[np.ndarray, "H W 3"] | None],
+    titles: Iterable[str | None],
     config: OpenClipConfig,
     folder: Path,
     *,
@@ -42,8 +45,8 @@ def train_clip(
     """Trains a CLIP (arXiv 2103.00020) on (picture, title) pairs and writes it to `folder` in open_clip's form.
 
     Pairs that lack a picture or a title are left out. AdamW, half a cosine after a linear warm-up, random crops and
-    mirrors. The same pairs, configuration and seed give the same bytes on one machine. `progress` is called with steps
-    done and their number.
+    mirrors. The same pairs, configuration and seed give the same bytes on one machine. Pictures are taken one by one,
+    and kept at the encoder's size, a byte a channel. `progress` is called with steps done and their number.
 
     Returns pairs used and left out, the loss (nats) of every epoch, the temperature's inverse, and how often each
     picture's nearest title among all training pairs is its own (recall at 1), and the other way round.
@@ -52,9 +55,6 @@ def train_clip(
     architecture, training = config.architecture, config.training
     if not isinstance(architecture, Architecture) or training is None:
         raise EncoderError("nothing to train", mend="give the encoder an architecture of its own and a training block")
-    usable = [(p, t) for p, t in zip(pictures, titles, strict=True) if p is not None and t]
-    if len(usable) < 2:
-        raise EncoderError(f"{len(usable)} items have both a picture and a title", mend="training needs at least two")
     description = architecture.model_config()
     model = clip_model.build(description, seed=seed).to(device)
     with torch.no_grad():
@@ -63,16 +63,26 @@ def train_clip(
     encoder = OpenClipEncoder(model, description, preprocessing, device=device)
     model.requires_grad_(True).train()
 
-    pixels_N3HW = torch.stack([_pixels(picture, encoder) for picture, _ in usable])
-    tokens_NL, _, _ = encoder.tokenize([title for _, title in usable])
-    losses = _fit(model, pixels_N3HW, tokens_NL, training, seed=seed, device=device, progress=progress)
+    kept, kept_titles, left_out = [], [], 0
+    for picture, title in zip(pictures, titles, strict=True):
+        if picture is None or not title:
+            left_out += 1
+        else:
+            kept.append(encoder.pixels(picture if isinstance(picture, Image.Image) else Image.fromarray(picture)))
+            kept_titles.append(title)
+    if len(kept) < 2:
+        raise EncoderError(f"{len(kept)} items have both a picture and a title", mend="training needs at least two")
+    pixels_N3HW = torch.stack(kept)
+    kept.clear()
+    tokens_NL, _, _ = encoder.tokenize(kept_titles)
+    losses = _fit(model, encoder, pixels_N3HW, tokens_NL, training, seed=seed, device=device, progress=progress)
 
     model.eval()
-    to_title, to_picture = _recall(encoder, pixels_N3HW, tokens_NL)
     clip_model.write_folder(folder, model, description)
+    to_title, to_picture = _recall(encoder, pixels_N3HW, tokens_NL)
     return {
-        "pairs": len(usable),
-        "left_out": len(pictures) - len(usable),
+        "pairs": len(kept_titles),
+        "left_out": left_out,
         "loss": losses,
         "logit_scale": float(model.logit_scale.detach().exp()),
         "picture_to_title_recall_at_1": to_title,
@@ -94,7 +104,8 @@ def info_nce(
 
 def _fit(
     model: nn.Module,
-    pixels_N3HW: Float[Tensor, "N 3 H W"],
+    encoder: OpenClipEncoder,
+    pixels_N3HW: UInt8[Tensor, "N 3 H W"],
     tokens_NL: Int[Tensor, "N L"],
     training: ContrastiveConfig,
     *,
@@ -115,7 +126,8 @@ def _fit(
         total = 0.0
         for start in starts:
             rows = order_N[start : start + size]
-            seen_B3HW = crop(pixels_N3HW[rows], training.crop, flip=training.flip, rng=augment).to(device)
+            pixels_B3HW = encoder.normalised(pixels_N3HW[rows].to(device)).cpu()
+            seen_B3HW = crop(pixels_B3HW, training.crop, flip=training.flip, rng=augment).to(device)
             image_Bd, text_Bd = model.encode_image(seen_B3HW), model.encode_text(tokens_NL[rows].to(device))
             loss = info_nce(image_Bd, text_Bd, model.logit_scale)
             if not torch.isfinite(loss):
@@ -153,10 +165,6 @@ def crop(
     return nn.functional.grid_sample(pixels_B3HW, grid, padding_mode="border", align_corners=False)
 
 
-def _pixels(picture: Image.Image | np.ndarray, encoder: OpenClipEncoder) -> Float[Tensor, "3 H W"]:
-    return encoder.preprocess(picture if isinstance(picture, Image.Image) else Image.fromarray(picture))
-
-
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters with and without weight decay."""
     decayed, free = [], []
@@ -175,13 +183,16 @@ def _rate(step: int, steps: int, warm_up: float) -> float:
 
 
 def _recall(
-    encoder: OpenClipEncoder, pixels_N3HW: Float[Tensor, "N 3 H W"], tokens_NL: Int[Tensor, "N L"]
+    encoder: OpenClipEncoder, pixels_N3HW: UInt8[Tensor, "N 3 H W"], tokens_NL: Int[Tensor, "N L"]
 ) -> tuple[float, float]:
     """Recall at 1 from pictures to titles and back; pairs with the same tokens count as one another's."""
     image_Nd = torch.cat([encoder.encode_images(part) for part in pixels_N3HW.split(encoder.batch_size)])
     text_Nd = torch.cat([encoder.encode_texts(part) for part in tokens_NL.split(encoder.batch_size)])
-    similar_NN = nn.functional.normalize(image_Nd, dim=-1) @ nn.functional.normalize(text_Nd, dim=-1).T
-    hits = [
-        (tokens_NL[similar.argmax(1)] == tokens_NL).all(1).double().mean() for similar in (similar_NN, similar_NN.T)
-    ]
-    return float(hits[0]), float(hits[1])
+    image_Nd, text_Nd = (nn.functional.normalize(x_Nd, dim=-1) for x_Nd in (image_Nd, text_Nd))
+    return _hits(image_Nd, text_Nd, tokens_NL), _hits(text_Nd, image_Nd, tokens_NL)
+
+
+def _hits(from_Nd: Float[Tensor, "N d"], to_Nd: Float[Tensor, "N d"], tokens_NL: Int[Tensor, "N L"]) -> float:
+    """Share of the rows whose nearest one on the other side has their tokens; all cosines at once would be N x N."""
+    nearest_N = torch.cat([(rows @ to_Nd.T).argmax(1) for rows in from_Nd.split(ROWS_AT_ONCE)])
+    return float((tokens_NL[nearest_N] == tokens_NL).all(1).double().mean())

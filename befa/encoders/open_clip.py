@@ -104,7 +104,7 @@ class OpenClipEncoder:
 
     def preprocess(self, picture: Image.Image) -> Float[Tensor, "3 H W"]:
         """Resizes, crops and normalises an RGB picture."""
-        return self._normalised(self.pixels(picture).to(self.device)).cpu()
+        return self.normalised(self.pixels(picture).to(self.device)).cpu()
 
     def pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 H W"]:
         """Resizes and crops an RGB picture: what `preprocess` gives, in a quarter of its bytes."""
@@ -117,7 +117,7 @@ class OpenClipEncoder:
         with self._computing():
             pixels_B3HW = pixels_B3HW.to(self.device, non_blocking=True)
             if pixels_B3HW.dtype == torch.uint8:
-                pixels_B3HW = self._normalised(pixels_B3HW)
+                pixels_B3HW = self.normalised(pixels_B3HW)
             return self._finish(self.model.encode_image(pixels_B3HW))
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
@@ -144,7 +144,8 @@ class OpenClipEncoder:
         with self._computing():
             return self._finish(clip_model.encode_text(self.model, tokens_BL.to(self.device, non_blocking=True)))
 
-    def _normalised(self, pixels_3HW: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+    def normalised(self, pixels_3HW: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
+        """What `preprocess` gives, of what `pixels` gave."""
         return pixels_3HW.float().div_(255).sub_(self._mean_311).div_(self._std_311)
 
     @contextmanager

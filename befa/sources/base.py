@@ -96,7 +96,7 @@ class DatasetConfig:
     text: str | None = None
     """Template of an item's text over the source's columns; null: the source's default."""
     window: Window = Window()
-    actions: tuple[str, ...] | None = None
+    actions: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Kinds of event to keep, where the source tells them apart (click, cart, ...); null: all."""
     require: tuple[Literal["image", "text"], ...] = ()
     """Keep only items that have these."""

@@ -210,6 +210,8 @@ def _failure(kind: str, slug: str, output: str, place: str) -> DataError:
     if "Authentication required" in output or re.search(r"\b401\b", last):
         mend = f"they are out of date or mistyped: make new ones at {SETTINGS}"
         return DataError(f"Kaggle refuses the credentials from {place}", where=page, mend=mend)
+    if re.search(r"Errno 28|No space left|[Dd]isk quota", last):
+        return DataError(f"Kaggle's client failed ({last})", where=page, mend="make room on the disk")
     if re.search(r"\b403\b|forbidden|permission|\brules\b", last, re.IGNORECASE):
         rules = f"accept the competition's rules on its page, {page}/rules"
         mend = rules if kind == "competition" else "look whether your account can open that page"

@@ -20,6 +20,9 @@ BLOCK = 16 << 20
 TIMES = (pyarrow.csv.ISO8601, "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M", "%Y/%m/%d", "%Y-%m-%d %H:%M")
 """Forms of a date or time: ISO's, and what spreadsheets make of them."""
 
+ZONE = r"\d\d:\d\d.*(Z|[+-]\d\d(:?\d\d)?)$"
+"""A time that says its zone."""
+
 
 @runtime_checkable
 class Readable(Protocol):
@@ -79,7 +82,7 @@ def read(
     )
     options = pyarrow.csv.ReadOptions(block_size=BLOCK, column_names=header)
     rows = 0
-    with _errors(where), pyarrow.csv.open_csv(file, options, parse, convert) as reader:
+    with errors(where), pyarrow.csv.open_csv(file, options, parse, convert) as reader:
         for batch in reader:
             rows += len(batch)
             yield batch
@@ -107,11 +110,38 @@ def seconds(column: pa.Array) -> pa.Array:
     return pc.cast(pc.cast(column, pa.timestamp("s")), pa.int64())
 
 
+def seconds_of_text(column: pa.Array) -> pa.Array:
+    """Dates or times of the forms in TIMES as seconds since 1970, rounded down; without a zone they are UTC's.
+
+    Raises ArrowInvalid for other ones.
+    """
+    zoned = pc.fill_null(pc.match_substring_regex(column, ZONE), False)
+    if pc.any(zoned).as_py():
+        with_zone = pc.cast(pc.if_else(zoned, column, None), pa.timestamp("us", "UTC"))
+        return pc.coalesce(_floored(with_zone), seconds_of_text(pc.if_else(zoned, None, column)))
+    try:
+        return _floored(pc.cast(column, pa.timestamp("us")))  # ISO's
+    except pa.ArrowInvalid as error:
+        for form in TIMES[1:]:
+            try:
+                return _floored(pc.strptime(column, format=form, unit="s"))
+            except pa.ArrowInvalid:
+                continue
+        raise error
+
+
+def _floored(column: pa.Array) -> pa.Array:
+    return pc.cast(pc.floor_temporal(column, unit="second").cast(pa.timestamp("s", column.type.tz)), pa.int64())
+
+
 @contextmanager
-def _errors(where: object) -> Iterator[None]:
+def errors(where: object) -> Iterator[None]:
+    """Has what Arrow and Python say of a table that cannot be read said as a DataError that names `where`."""
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowKeyError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"a table cannot be read ({reason})", where=where, mend="get the file again") from None
 

@@ -7,6 +7,7 @@ import torch
 from befa import config, tables
 from befa.encoders.contrastive import train_clip
 from befa.images import ImageError, ImageFiles, decode
+from befa.locks import locked
 from befa.paths import Layout
 from pipelines.encoding import configured, loaded, picture_table
 from pipelines.progress import progress
@@ -19,14 +20,17 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     _, cfg = configured(config.read_params(layout.params), dataset, encoder)
     into = layout.weights(dataset, encoder)
     if getattr(cfg, "weights", None) != "trained":
-        tables.write_json(into / "encoder.json", dict(loaded(layout, dataset, encoder)[0].identity))
+        # Files of one name are fetched for all datasets, and DVC does not know of them.
+        with locked(layout.downloaded / "fetching.lock"):
+            identity = loaded(layout, dataset, encoder)[0].identity
+        tables.write_json(into / "encoder.json", dict(identity))
         return
     torch.set_num_threads(cfg.training.threads)
     items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])
     references, files = picture_table(layout, dataset)
     # Both tables are of the same items; rows still meet by their id.
     image_of = dict(zip(*references.to_pydict().values(), strict=True))
-    pictures = [_picture(files, image_of[item]) for item in items["item"].to_pylist()]
+    pictures = (_picture(files, image_of[item]) for item in items["item"].to_pylist())
     with progress(f"train {encoder} steps") as report:
         result = train_clip(pictures, items["text"].to_pylist(), cfg, into, seed=cfg.training.seed, progress=report)
     log.info(

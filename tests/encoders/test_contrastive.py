@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from befa.encoders import contrastive
 from befa.encoders.clip_config import Architecture, ContrastiveConfig, OpenClipConfig, TextTower, VisionTower
 from befa.encoders.contrastive import crop, info_nce, train_clip
 from befa.encoders.open_clip import OpenClipEncoder
@@ -51,6 +52,16 @@ def test_it_learns_what_pictures_and_titles_share(tmp_path):
     texts = encoder.encode_texts(encoder.tokenize(titles)[0])
     nearest = (torch.nn.functional.normalize(images) @ torch.nn.functional.normalize(texts).T).argmax(1)
     assert np.mean([titles[place] == title for place, title in zip(nearest, titles, strict=True)]) > 0.9
+
+
+def test_pictures_may_come_one_by_one_and_recall_is_counted_in_blocks(tmp_path, monkeypatch):
+    whole = train_clip(*pairs(20, 0), config(epochs=2), tmp_path / "whole", seed=1)
+    monkeypatch.setattr(contrastive, "ROWS_AT_ONCE", 3)
+    pictures, titles = pairs(20, 0)
+    assert train_clip(iter([None, *pictures]), iter(["a", *titles]), config(epochs=2), tmp_path / "b", seed=1) == {
+        **whole,
+        "left_out": 1,
+    }
 
 
 def test_the_same_seed_gives_the_same_bytes_and_the_global_generator_is_left_alone(tmp_path):

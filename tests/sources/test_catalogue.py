@@ -118,11 +118,69 @@ def test_times_of_every_type(shop, column, unit, form):
         text = table.set_column(2, "date", column.cast(pa.string())).to_pylist()
         mark = "\t" if form == "tsv" else ","
         lines = [mark.join(table.column_names), *(mark.join(map(str, row.values())) for row in text)]
-        if "Z" in lines[1]:
-            lines = [line.replace("Z", "").split(".")[0] for line in lines]
         (shop / f"sales.{form}").write_text("\n".join(lines) + "\n")
     raw = fetched(shop, interactions={**INTERACTIONS, "file": f"sales.{form}", "action": None, "unit": unit})
     assert rows(catalogue.events(raw)) == [("7", "0012", 1709251200), ("8", "0013", 1709337600)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "2024-03-01T10:00:00Z",
+        "2024-03-01T11:00:00+01:00",
+        "2024-03-01 10:00:00.123",
+        "2024-03-01 10:00",
+        "2024/03/01 10:00",
+    ],
+)
+def test_times_of_every_form_of_text(shop, form):
+    (shop / "sales.csv").write_text(f"customer,sku,date\na,0012,{form}\na,0013,\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "action": None})
+    assert [row[2] for row in rows(catalogue.events(raw))][:2] == [1709287200, None]
+
+
+def test_dates_written_as_numbers_are_refused(shop):
+    """They would all be an evening of August 1970."""
+    (shop / "sales.csv").write_text("customer,sku,date\na,0012,20240101\na,0013,20241231\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "action": None})
+    with pytest.raises(DataError, match=r"times from 20240101 to 20241231 look like dates .* write 2024-01-01"):
+        rows(catalogue.events(raw))
+
+
+def test_a_picture_has_one_name_however_its_path_is_written(shop):
+    for form in ("./cups/b.jpg", "cups//b.jpg", "cups/../cups/b.jpg"):
+        (shop / "products.csv").write_text(PRODUCTS.replace("cups/b.jpg", form))
+        raw = fetched(shop, images={"column": "photo"})
+        assert ImageFiles(raw).read(rows(catalogue.items(raw, None))[0][2]) == b"blue"
+
+
+def test_columns_that_nothing_asks_for_may_hold_anything(shop):
+    table = pa.table({"sku": ["0012", "0013"], "name": ["Cup", "Mug"], "tags": [["a"], []], "raw": [b"\xff", b""]})
+    pq.write_table(table, shop / "products.parquet")
+    raw = fetched(shop, items={**ITEMS, "file": "products.parquet"})
+    assert [row[1] for row in rows(catalogue.items(raw, "{name}"))] == ["Cup", "Mug"]
+    for name in ("tags", "raw"):
+        with pytest.raises(DataError, match=rf"column '{name}' holds .*, which is no text"):
+            rows(catalogue.items(raw, f"{{{name}}}"))
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "says"),
+    [
+        (
+            "products.csv",
+            "sku,n\xe4me\n0012,Cup\n".encode("cp1252"),
+            "not a text in UTF-8 in items.csv; save it as UTF-8",
+        ),
+        ("products.csv", "sku,name\n0012,T\xe4sse\n".encode("cp1252"), "not a text in UTF-8 in items.csv"),
+        ("products.parquet", b"PAR1 and no more", "a table cannot be read"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_clear_error(shop, file, data, says):
+    (shop / file).write_bytes(data)
+    raw = fetched(shop, items={**ITEMS, "file": file})
+    with pytest.raises(DataError, match=says):
+        rows(catalogue.items(raw, "{name}"))
 
 
 def test_without_times_rows_are_in_their_order(shop):

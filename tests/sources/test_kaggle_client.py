@@ -244,6 +244,14 @@ def test_no_secret_is_in_what_the_client_is_said_to_have_said(home, tmp_path, mo
     assert "(someone *** *** *** *** *** *** at /a.zip?***)" in str(caught.value)
 
 
+def test_a_full_disk_is_no_matter_of_the_network(home, tmp_path, monkeypatch):
+    """What says "run again" is tried again by a flow."""
+    monkeypatch.setattr(kaggle_client.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
+    with pytest.raises(DataError, match="No space left on device.*; make room on the disk$"):
+        download("dataset", "o/n", tmp_path, "a.zip", run=saying("OSError: [Errno 28] No space left on device"))
+
+
 def test_a_client_that_brings_nothing_is_an_error(home, tmp_path, monkeypatch):
     monkeypatch.setattr(kaggle_client.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)

@@ -78,6 +78,16 @@ def test_pairs_and_titles_are_enough(tmp_path, caplog):
         fetch(folder, tmp_path / "raw", covers="required")
 
 
+def test_covers_that_were_cut_off_are_not_taken_up_again(tmp_path):
+    folder = mirror(tmp_path / "mirror")
+    whole = (folder / microlens.COVERS).read_bytes()
+    (folder / microlens.COVERS).write_bytes(whole[:-30])
+    with pytest.raises(DataError, match="zip"):
+        fetch(folder, tmp_path / "raw")
+    (folder / microlens.COVERS).write_bytes(whole)
+    assert microlens.COVERS in fetch(folder, tmp_path / "raw")
+
+
 def test_a_wrong_file_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"expected"):
         fetch(mirror(tmp_path / "mirror"), tmp_path / "raw", files={microlens.PAIRS: KnownFile(bytes=9_431_093)})

@@ -9,6 +9,7 @@ import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from befa.sources.catalogue.reading import as_ids, batches_of, item_rows, second
 Config = CatalogueConfig
 UNIT = "pictures"
 PICTURES = "images.zip"
+ROWS_AT_ONCE = 65_536
 
 
 def needs(config: CatalogueConfig, dataset: str) -> list[Need]:
@@ -86,8 +88,7 @@ def _check_images(config: CatalogueConfig) -> None:
 
 def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress) -> None:
     """All pictures there are, sorted, into one archive that says nothing of when or where it was made."""
-    rows = list(item_rows(into, config))
-    wanted = sorted({path for row in rows if (path := picture_path(config, row)) is not None})
+    wanted = sorted({path for row in item_rows(into, config) if (path := picture_path(config, row)) is not None})
     root = folder.resolve()
     with tables.whole(into / PICTURES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for place, name in enumerate(wanted, start=1):
@@ -143,10 +144,12 @@ def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
         path = picture_path(config, row)
         return f"{PICTURES}/{path}" if path in pictures else None
 
-    rows = list(item_rows(raw, config))
-    ids = [row[config.items.item] for row in rows]
-    texts = [None if text is None else render(text, row) for row in rows]
-    yield pa.record_batch([pa.array(column, pa.string()) for column in (ids, texts, map(image, rows))], schema=ITEMS)
+    rows = item_rows(raw, config, text)
+    while block := list(islice(rows, ROWS_AT_ONCE)):
+        ids = [row[config.items.item] for row in block]
+        texts = [None if text is None else render(text, row) for row in block]
+        columns = (ids, texts, map(image, block))
+        yield pa.record_batch([pa.array(column, pa.string()) for column in columns], schema=ITEMS)
 
 
 def vectors(raw: Path) -> dict[str, tuple[list[str], np.ndarray]]:

@@ -1,5 +1,6 @@
 """What is said of a catalogue: the `source` block of its dataset, and catalogue.json in its raw folder."""
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -80,7 +81,19 @@ def description_in(raw: Path) -> CatalogueConfig:
 
 
 def picture_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
-    """The picture of one row of the items file, below the catalogue's folder; None where a column of it is empty."""
+    """The picture of one row of the items file, below the catalogue's folder; None where a column of it is empty.
+
+    In its shortest form ("photos/1.jpg" for "./photos//1.jpg"), the one name under which it is packed and looked for;
+    None also for a path that leads out of the folder.
+    """
+    path = _path(config, row)
+    if path is None:
+        return None
+    path = posixpath.normpath(path)
+    return None if path.startswith(("/", "..")) or path == "." else path
+
+
+def _path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
     if config.images.column is not None:
         return row[config.images.column] or None
     filled = {name: row[name] for _, name, _, _ in Formatter().parse(config.images.pattern) if name is not None}

@@ -15,6 +15,9 @@ from befa.sources.catalogue.description import CatalogueConfig
 
 TABLES = (".csv", ".tsv", ".parquet")
 
+FIRST_DATE, LAST_DATE = 1900_01_01, 2099_12_31
+"""Numbers that are dates without their hyphens."""
+
 
 def suffix_of(file: str) -> str:
     """The suffix of a table. Raises ConfigError for one that cannot be read."""
@@ -24,8 +27,11 @@ def suffix_of(file: str) -> str:
     return suffix
 
 
-def item_rows(raw: Path, config: CatalogueConfig) -> Iterator[dict[str, str | None]]:
-    """The items file row by row, every column as text."""
+def item_rows(raw: Path, config: CatalogueConfig, text: str | None = None) -> Iterator[dict[str, str | None]]:
+    """The items file row by row, as text: the columns of the description and of the template `text`; others are None.
+
+    Raises DataError for a column that is not there, or is no text, number or date.
+    """
     path = raw / ("items" + suffix_of(config.items.file))
     header = _header(path)
     named = [config.items.item]
@@ -34,19 +40,31 @@ def item_rows(raw: Path, config: CatalogueConfig) -> Iterator[dict[str, str | No
         named += [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
         named += [name for name in (config.images.column, config.images.url) if name is not None]
     tabular.require(header, named, path.name)
-    for batch in batches_of(path, header, {}):
-        columns = {name: batch[name].cast(pa.string()).to_pylist() for name in header}
-        columns[config.items.item] = as_ids(batch[config.items.item], config.items.item, path).to_pylist()
-        for values in zip(*columns.values(), strict=True):
-            yield dict(zip(columns, values, strict=True))
+    # A template's unknown column is told by who fills it.
+    named += [name for _, name, _, _ in Formatter().parse(text or "") if name in header]
+    others = dict.fromkeys(header)
+    for batch in batches_of(path, list(dict.fromkeys(named)), {}):
+        columns = {name: _as_text(batch[name], name, path) for name in batch.schema.names}
+        columns[config.items.item] = as_ids(batch[config.items.item], config.items.item, path)
+        for values in zip(*(column.to_pylist() for column in columns.values()), strict=True):
+            yield others | dict(zip(columns, values, strict=True))
+
+
+def _as_text(column: pa.Array, name: str, path: Path) -> pa.Array:
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        what = f"column {name!r} holds {column.type}, which is no text"
+        raise DataError(what, where=path.name, mend="save it as text, or name another column") from None
 
 
 def _header(path: Path) -> list[str]:
-    if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
-            return file.schema_arrow.names
-    with path.open(encoding="utf-8-sig") as file:
-        return tabular.columns(file.readline(), _delimiter(path))
+    with tabular.errors(path.name):
+        if path.suffix == ".parquet":
+            with pq.ParquetFile(path) as file:
+                return file.schema_arrow.names
+        with path.open(encoding="utf-8-sig") as file:
+            return tabular.columns(file.readline(), _delimiter(path))
 
 
 def _delimiter(path: Path) -> str:
@@ -59,7 +77,7 @@ def batches_of(path: Path, columns: list[str], types: Mapping[str, pa.DataType])
         raise tabular.missing(path, "download of the dataset")
     tabular.require(_header(path), columns, path.name)
     if path.suffix == ".parquet":
-        with pq.ParquetFile(path) as file:
+        with tabular.errors(path.name), pq.ParquetFile(path) as file:
             yield from file.iter_batches(columns=columns)
         return
     with path.open("rb") as file:
@@ -76,17 +94,20 @@ def time_type(path: Path, column: str) -> pa.DataType:
     for batch in batches_of(path, [column], {}):
         known = batch[column].drop_null()
         if len(known):
-            return pa.int64() if known[0].as_py().lstrip("-").isdigit() else pa.timestamp("s")
-    return pa.timestamp("s")
+            return pa.int64() if known[0].as_py().lstrip("-").isdigit() else pa.string()
+    return pa.string()
 
 
 def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
-    """Times of whatever type as seconds since 1970."""
+    """Times of whatever type as seconds since 1970. Raises DataError for what is none, or dates written as numbers."""
     try:
         if pa.types.is_integer(column.type):
+            _refuse_dates(column, path)
             return pc.divide(column.cast(pa.int64()), 1_000 if unit == "ms" else 1)
         if pa.types.is_timestamp(column.type):
             return column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return tabular.seconds_of_text(column)
         return tabular.seconds(column)
     except pa.ArrowInvalid as error:
         raise DataError(f"times cannot be read ({error})", where=path.name, mend="give dates or numbers") from None
@@ -94,6 +115,15 @@ def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
         raise DataError(
             f"times are {column.type}", where=path.name, mend="give dates, times or whole numbers"
         ) from None
+
+
+def _refuse_dates(column: pa.Array, path: Path) -> None:
+    """20240101 would be taken for an evening of August 1970, and the whole of a year for twenty minutes of it."""
+    ends = pc.min_max(column)
+    low, high = ends["min"].as_py(), ends["max"].as_py()
+    if low is not None and low >= FIRST_DATE and high <= LAST_DATE:
+        what = f"times from {low} to {high} look like dates written as numbers"
+        raise DataError(what, where=path.name, mend="write 2024-01-01, or seconds or milliseconds since 1970")
 
 
 def as_ids(column: pa.Array, name: str, path: Path) -> pa.Array:

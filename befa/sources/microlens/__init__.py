@@ -77,7 +77,11 @@ def fetch(config: MicrolensConfig, into: Path, *, dataset: str, progress: Progre
     if config.covers != "skip":
         try:
             names.append(bring(COVERS))
-            archives.check(into / COVERS)
+            try:
+                archives.check(into / COVERS)
+            except DataError:
+                (into / COVERS).unlink()  # else the next try would take it up
+                raise
         except downloads.AbsentError as error:
             if config.covers == "required":
                 raise
