@@ -248,7 +248,7 @@ def test_a_full_disk_is_no_matter_of_the_network(home, tmp_path, monkeypatch):
     """What says "run again" is tried again by a flow."""
     monkeypatch.setattr(kaggle_client.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("KAGGLE_API_TOKEN", KEY)
-    with pytest.raises(DataError, match="No space left on device.*; make room on the disk$"):
+    with pytest.raises(DataError, match=r"No space left on device.*; make room on the disk$"):
         download("dataset", "o/n", tmp_path, "a.zip", run=saying("OSError: [Errno 28] No space left on device"))
 
 
