@@ -152,8 +152,6 @@ def _read(
             _check_schema(batch.schema, EVENTS, "events")
             place = _place(batch.schema, config)
             read += len(batch)
-            if config.window != Window() and batch["time"].null_count:  # a window would leave them out without a word
-                raise DataError(f"{batch['time'].null_count} events have no time", mend="drop or mend these rows")
             batch = _chosen(batch, config, actions)
             if progress is not None:
                 progress(read)
@@ -194,17 +192,19 @@ def _place(schema: pa.Schema, config: DatasetConfig) -> str | None:
 
 def _chosen(batch: pa.RecordBatch, config: DatasetConfig, actions: dict[str, int]) -> pa.RecordBatch:
     """The rows of the window's days and of the wanted actions; counts all actions into `actions`."""
-    masks = []
     if ACTION in batch.schema.names:
         for counted in batch[ACTION].value_counts():
             name = str(counted["values"])
             actions[name] = actions.get(name, 0) + counted["counts"].as_py()
         if config.actions is not None:
-            masks.append(pc.is_in(batch[ACTION], value_set=pa.array(config.actions)))
+            batch = batch.filter(pc.is_in(batch[ACTION], value_set=pa.array(config.actions)))
+    masks = []
     if config.window.since is not None:
         masks.append(pc.greater_equal(batch["time"], _midnight(config.window.since)))
     if config.window.until is not None:
         masks.append(pc.less(batch["time"], _midnight(config.window.until + timedelta(days=1))))
+    if masks and batch["time"].null_count:  # they would be left out without a word
+        raise DataError(f"{batch['time'].null_count} events have no time", mend="drop or mend these rows")
     for mask in masks[1:]:
         masks[0] = pc.and_(masks[0], mask)
     return batch.filter(masks[0]) if masks else batch

@@ -132,7 +132,7 @@ def _range(name: str, limits: Range, low: Any, high: Any, kind: Any) -> BaseDist
             return IntDistribution(low, high, log=limits.log, step=int(limits.step or 1))
         if kind is float:
             return FloatDistribution(low, high, log=limits.log, step=limits.step)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(f"{name} is no range ({error})", where="params.yaml", mend="correct it") from None
     raise ConfigError(f"{name} is no number, but has a range", where="params.yaml", mend="list its choices")
 

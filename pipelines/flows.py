@@ -39,6 +39,7 @@ Number = Annotated[int, Field(ge=1)]
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 LEAVE_SECONDS = 5.0
+REFUSALS = {401, 403, 404}
 GPU_KINDS = {
     *("encoder", "encode_images", "encode_texts"),
     *("train", "evaluate", "train_control", "evaluate_control"),
@@ -203,8 +204,12 @@ def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool)
         if silent:
             raise StageError(f"the Prefect server does not answer ({error})", mend=f"start it; {mend}") from None
         if refused is not None:
-            what = f"the Prefect server refuses ({refused.response.status_code} of {refused.request.url})"
-            raise StageError(what, mend="see to PREFECT_API_URL and PREFECT_API_AUTH_STRING") from None
+            status = refused.response.status_code
+            hint = (
+                "PREFECT_API_URL and PREFECT_API_AUTH_STRING" if status in REFUSALS else "the server's log and version"
+            )
+            what = f"the Prefect server answers with {status} to {refused.request.url}"
+            raise StageError(what, mend=f"see to {hint}; {mend}") from None
         raise
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")

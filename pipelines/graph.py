@@ -1,6 +1,7 @@
 """What is read from DVC before a flow runs: which stages may have to be run, and in which order."""
 
 import logging
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from dvc.stage import Stage
 from befa.errors import ConfigError, nearest
 
 log = logging.getLogger(__name__)
+
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 TRAINING = {"train", "train_control", "sensitivity"}
 """Kinds of stages that train a cell with what its tuning has chosen."""
@@ -155,8 +158,12 @@ def _mend_lock_file(repo: Repo) -> None:
 def _ends_well(lock: Path, known: Mapping[str, Any]) -> bool:
     """Whether the file ends as DVC ends it: half of one is as often as not YAML that a lock file may hold."""
     stages = list((known.get("stages") or {}).values())
-    last = [*stages[-1].get("deps", ()), *stages[-1].get("outs", ())] if stages else []
-    return lock.read_bytes().endswith(b"\n") and all("md5" in each for each in last)
+    if not stages:
+        return True
+    last = stages[-1]
+    hashes = [each.get("md5", "") for part in ("deps", "outs") for each in last.get(part, ())]
+    # An editor may have left out the last line's end.
+    return all(map(MD5.fullmatch, hashes)) and ("outs" in last or lock.read_bytes().endswith(b"\n"))
 
 
 def _replace(path: Path, source: Path) -> None:

@@ -246,7 +246,7 @@ def test_a_study_of_something_else_is_not_continued(tmp_path, caplog, changed):
     with caplog.at_level("INFO", "befa"):
         searched(layout, seen=seen, code="another" if changed == "code" else "this")
     assert set(seen) == {0}
-    assert "other data, code, configuration or space than before: trials start over" in caplog.text
+    assert "other data, code, processor, configuration or space than before: trials start over" in caplog.text
 
 
 def test_trials_that_fall_behind_are_pruned_and_said_to_be(tmp_path):

@@ -111,23 +111,24 @@ def seconds(column: pa.Array) -> pa.Array:
 
 
 def seconds_of_text(column: pa.Array) -> pa.Array:
-    """Dates or times of the forms in TIMES as seconds since 1970, rounded down; without a zone they are UTC's.
+    """Dates or times as seconds since 1970, rounded down, each of any form in TIMES; without a zone they are UTC's.
 
     Raises ArrowInvalid for other ones.
     """
-    zoned = pc.fill_null(pc.match_substring_regex(column, ZONE), False)
-    if pc.any(zoned).as_py():
-        with_zone = pc.cast(pc.if_else(zoned, column, None), pa.timestamp("us", "UTC"))
-        return pc.coalesce(_floored(with_zone), seconds_of_text(pc.if_else(zoned, None, column)))
-    try:
-        return _floored(pc.cast(column, pa.timestamp("us")))  # ISO's
-    except pa.ArrowInvalid as error:
-        for form in TIMES[1:]:
-            try:
-                return _floored(pc.strptime(column, format=form, unit="s"))
-            except pa.ArrowInvalid:
-                continue
-        raise error
+    none = pa.scalar(None, pa.string())
+    column = pc.replace_substring_regex(column, r"(\.\d{6})\d+", r"\1")  # Arrow takes microseconds at most
+    iso, zoned = (pc.match_substring_regex(column, pattern) for pattern in (r"^\d{4}-\d\d-\d\d", ZONE))
+    found = pc.coalesce(
+        _floored(pc.cast(pc.if_else(pc.and_(iso, zoned), column, none), pa.timestamp("us", "UTC"))),
+        _floored(pc.cast(pc.if_else(pc.and_not(iso, zoned), column, none), pa.timestamp("us"))),
+    )
+    others = pc.if_else(iso, none, column)
+    for form in TIMES[1:]:
+        found = pc.coalesce(found, _floored(pc.strptime(others, format=form, unit="s", error_is_null=True)))
+    unread = column.filter(pc.and_not(pc.is_valid(column), pc.is_valid(found)))
+    if len(unread):
+        raise pa.ArrowInvalid(f"{unread[0].as_py()!r} is no date or time")
+    return found
 
 
 def _floored(column: pa.Array) -> pa.Array:
@@ -143,6 +144,8 @@ def errors(where: object) -> Iterator[None]:
         raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
         reason = str(error).splitlines()[0]
+        if "invalid UTF8" in reason:
+            raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
         raise DataError(f"a table cannot be read ({reason})", where=where, mend="get the file again") from None
 
 

@@ -139,6 +139,34 @@ def test_times_of_every_form_of_text(shop, form):
     assert [row[2] for row in rows(catalogue.events(raw))][:2] == [1709287200, None]
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_forms_of_times_may_change_from_row_to_row(shop, form):
+    times = ["2024/03/01", "2024-03-01", "2024/03/01 10:00", None, "2024-03-01T10:00:00.123456789", "2024-03-01T10:00Z"]
+    table = pa.table({"customer": list("abcdef"), "sku": ["0012"] * 6, "date": pa.array(times).dictionary_encode()})
+    if form == "parquet":
+        pq.write_table(table, shop / "sales.parquet")
+    else:
+        lines = [",".join(str(value or "") for value in row.values()) for row in table.to_pylist()]
+        (shop / "sales.csv").write_text("\n".join(["customer,sku,date", *lines]) + "\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "file": f"sales.{form}", "action": None})
+    day, hour = 1709251200, 1709287200
+    assert [row[2] for row in rows(catalogue.events(raw))] == [day, day, hour, None, hour, hour]
+
+
+def test_a_time_that_is_none_is_told(shop):
+    (shop / "sales.csv").write_text("customer,sku,date\na,0012,2024-03-01\na,0013,yesterday\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "action": None})
+    with pytest.raises(DataError, match=r"times cannot be read \('yesterday' is no date or time\)"):
+        rows(catalogue.events(raw))
+
+
+def test_a_running_number_is_a_time(shop):
+    numbers = pa.table({"customer": ["a"] * 200, "sku": ["0012"] * 200, "date": range(20_240_100, 20_240_300)})
+    pq.write_table(numbers, shop / "sales.parquet")
+    raw = fetched(shop, interactions={**INTERACTIONS, "file": "sales.parquet", "action": None})
+    assert len(rows(catalogue.events(raw))) == 200
+
+
 def test_dates_written_as_numbers_are_refused(shop):
     """They would all be an evening of August 1970."""
     (shop / "sales.csv").write_text("customer,sku,date\na,0012,20240101\na,0013,20241231\n")
@@ -152,6 +180,13 @@ def test_a_picture_has_one_name_however_its_path_is_written(shop):
         (shop / "products.csv").write_text(PRODUCTS.replace("cups/b.jpg", form))
         raw = fetched(shop, images={"column": "photo"})
         assert ImageFiles(raw).read(rows(catalogue.items(raw, None))[0][2]) == b"blue"
+
+
+@pytest.mark.parametrize("path", ["/media/b.jpg", "../elsewhere/b.jpg", "cups/none.jpg"])
+def test_pictures_none_of_which_is_there_are_an_error(shop, path):
+    (shop / "products.csv").write_text(PRODUCTS.replace("cups/b.jpg", path))
+    with pytest.raises(DataError, match=rf"not one of 1 pictures is there below the folder \(first: {path}\)"):
+        fetched(shop, images={"column": "photo"})
 
 
 def test_columns_that_nothing_asks_for_may_hold_anything(shop):
@@ -173,6 +208,7 @@ def test_columns_that_nothing_asks_for_may_hold_anything(shop):
             "not a text in UTF-8 in items.csv; save it as UTF-8",
         ),
         ("products.csv", "sku,name\n0012,T\xe4sse\n".encode("cp1252"), "not a text in UTF-8 in items.csv"),
+        ("products.csv", b"sku,name\n" + 2000 * b"0012,Cup\n" + b"0013,T\xe4sse\n", "not a text in UTF-8 in items.csv"),
         ("products.parquet", b"PAR1 and no more", "a table cannot be read"),
     ],
 )

@@ -19,7 +19,13 @@ from befa import downloads, tables
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
 from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, Progress, render
-from befa.sources.catalogue.description import DESCRIPTION, CatalogueConfig, description_in, picture_path
+from befa.sources.catalogue.description import (
+    DESCRIPTION,
+    CatalogueConfig,
+    description_in,
+    picture_path,
+    written_path,
+)
 from befa.sources.catalogue.reading import as_ids, batches_of, item_rows, seconds_of, suffix_of, time_type, vectors_of
 
 Config = CatalogueConfig
@@ -88,7 +94,8 @@ def _check_images(config: CatalogueConfig) -> None:
 
 def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress) -> None:
     """All pictures there are, sorted, into one archive that says nothing of when or where it was made."""
-    wanted = sorted({path for row in item_rows(into, config) if (path := picture_path(config, row)) is not None})
+    given = {path: picture_path(config, row) for row in item_rows(into, config) if (path := written_path(config, row))}
+    wanted = sorted({name for name in given.values() if name is not None})
     root = folder.resolve()
     with tables.whole(into / PICTURES) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for place, name in enumerate(wanted, start=1):
@@ -98,9 +105,9 @@ def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress)
                 info.create_system, info.external_attr = 3, 0o644 << 16
                 archive.writestr(info, path.read_bytes())
             progress(place, len(wanted), "")
-        if wanted and not archive.namelist():
+        if given and not archive.namelist():
             raise DataError(
-                f"not one of {len(wanted)} pictures is there (first: {wanted[0]})",
+                f"not one of {len(given)} pictures is there below the folder (first: {min(given)})",
                 where=folder,
                 mend="correct `images` in the dataset's block of params.yaml",
             )

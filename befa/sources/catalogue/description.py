@@ -86,14 +86,15 @@ def picture_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str 
     In its shortest form ("photos/1.jpg" for "./photos//1.jpg"), the one name under which it is packed and looked for;
     None also for a path that leads out of the folder.
     """
-    path = _path(config, row)
+    path = written_path(config, row)
     if path is None:
         return None
     path = posixpath.normpath(path)
-    return None if path.startswith(("/", "..")) or path == "." else path
+    return None if path.startswith(("/", "../")) or path in (".", "..") else path
 
 
-def _path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
+def written_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
+    """The same as the items file has it."""
     if config.images.column is not None:
         return row[config.images.column] or None
     filled = {name: row[name] for _, name, _, _ in Formatter().parse(config.images.pattern) if name is not None}

@@ -100,13 +100,17 @@ def time_type(path: Path, column: str) -> pa.DataType:
 
 def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
     """Times of whatever type as seconds since 1970. Raises DataError for what is none, or dates written as numbers."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.type in (pa.large_string(), pa.string_view()):
+        column = column.cast(pa.string())
     try:
         if pa.types.is_integer(column.type):
             _refuse_dates(column, path)
             return pc.divide(column.cast(pa.int64()), 1_000 if unit == "ms" else 1)
         if pa.types.is_timestamp(column.type):
             return column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        if pa.types.is_string(column.type):
             return tabular.seconds_of_text(column)
         return tabular.seconds(column)
     except pa.ArrowInvalid as error:
@@ -119,10 +123,11 @@ def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
 
 def _refuse_dates(column: pa.Array, path: Path) -> None:
     """20240101 would be taken for an evening of August 1970, and the whole of a year for twenty minutes of it."""
-    ends = pc.min_max(column)
-    low, high = ends["min"].as_py(), ends["max"].as_py()
-    if low is not None and low >= FIRST_DATE and high <= LAST_DATE:
-        what = f"times from {low} to {high} look like dates written as numbers"
+    value_E = column.drop_null().to_numpy()
+    month_E, day_E = value_E // 100 % 100, value_E % 100
+    dates_E = (value_E >= FIRST_DATE) & (value_E <= LAST_DATE) & (month_E >= 1) & (month_E <= 12)
+    if len(value_E) and (dates_E & (day_E >= 1) & (day_E <= 31)).all():
+        what = f"times from {value_E.min()} to {value_E.max()} look like dates written as numbers"
         raise DataError(what, where=path.name, mend="write 2024-01-01, or seconds or milliseconds since 1970")
 
 
