@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -248,6 +250,24 @@ def test_a_server_that_is_not_there_is_one_error(project):
     assert code == 1
     assert "Traceback" not in said
     assert "error: the Prefect server does not answer" in said
+
+
+def test_a_server_that_refuses_is_one_error(project):
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(401)
+            self.end_headers()
+
+        do_POST = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code, said = run(project, f"http://127.0.0.1:{server.server_port}/api", "second")
+        server.shutdown()
+    assert code == 1
+    assert "Traceback" not in said
+    assert "error: the Prefect server answers with 401 to" in said
+    assert "see to PREFECT_API_URL and PREFECT_API_AUTH_STRING" in said
 
 
 def test_no_stage_at_a_time_is_refused_also_where_a_deployment_is_asked(project):

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
 from befa.errors import ConfigError
 from pipelines.graph import plan
+from tests.toy_graph import dvc, toy_project
 
 GRAPH = """
 stages:
@@ -27,15 +26,7 @@ stages:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
-    dvc("init", "-q")
-    (tmp_path / "dvc.yaml").write_text(GRAPH)
-    (tmp_path / "seed.txt").write_text("seed")
-    return tmp_path
-
-
-def dvc(*words):
-    subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    return toy_project(tmp_path, GRAPH)
 
 
 def names(found):

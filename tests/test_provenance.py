@@ -1,12 +1,11 @@
 """What is up to date, where only a part of the artifacts is here."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from pipelines import provenance
+from tests.toy_graph import dvc, toy_project
 
 GRAPH = """
 stages:
@@ -28,16 +27,9 @@ stages:
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
-    dvc("init", "-q")
-    (tmp_path / "dvc.yaml").write_text(GRAPH)
-    (tmp_path / "seed.txt").write_text("seed")
+    made = toy_project(tmp_path, GRAPH)
     dvc("repro", "-q", "heat")
-    return tmp_path
-
-
-def dvc(*words):
-    subprocess.run([sys.executable, "-m", "dvc", *words], check=True)
+    return made
 
 
 def state():

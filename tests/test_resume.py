@@ -118,9 +118,9 @@ def fitted(cell, path=None, kill_after=None, made_of="this"):
 @pytest.mark.parametrize(
     ("model", "protocol"),
     [
-        *((model, "clean") for model in sorted(MODELS.keys() - {"item_knn"})),
+        *((model, "clean") for model in sorted(MODELS.keys() - {"item_knn"})),  # it has no epochs
         ("lattice", "mmrec"),
-    ],  # item_knn: no epochs
+    ],
 )
 def test_every_model_goes_on_as_if_nothing_had_been(model, protocol, tmp_path):
     """Also those that keep a graph for an epoch, a learning rate that falls, and what goes on by its momentum."""
