@@ -1,9 +1,12 @@
 """The project's own params.yaml: every block is whole, and says every value that it sets."""
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import load_yaml
 from ruamel.yaml import YAML
 
 from befa import config
@@ -80,6 +83,15 @@ def test_the_stage_that_trains_a_cell_is_in_the_graph():
         stage, name = training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter).split("@")
         lists = graph[stage]["foreach"].removeprefix("${").removesuffix("}")
         assert name in LISTS[lists]
+
+
+def test_dvc_can_set_a_value_for_one_experiment(tmp_path):
+    """`dvc exp run -S`: what DVC writes then, it can read again, and nothing but the value is another."""
+    copy = Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+    apply_overrides(copy, ["models.bm3.network.dropout=0.25"])
+    expected = config.read_params(ROOT / "params.yaml")
+    expected["models"]["bm3"]["network"]["dropout"] = 0.25
+    assert load_yaml(copy) == config.read_params(copy) == expected
 
 
 def test_every_host_has_a_line_for_what_is_tuned():
