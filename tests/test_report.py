@@ -256,7 +256,34 @@ def test_results_of_other_users_are_not_compared_and_do_not_end_the_report():
     assert value.ours is None
     assert value.state.status == "stale"
     assert "not the same users" in value.state.detail
-    assert "significance/hm/clip/bm3+befa/gain" not in found
+    tested = found["significance/hm/clip/bm3+befa/users-t"]
+    assert (tested.ours, tested.state) == (None, value.state)
+    assert found["significance/hm/clip/mgcn+befa/gain"].ours is not None
+
+
+def test_stars_do_not_fade_as_more_is_run():
+    """What is listed and has yet to be run is counted by the correction; what is not listed is not."""
+    whole, part = experiment(gain=0.08), experiment(gain=0.08)
+    for model in HOSTS[1:]:
+        del part.results[f"hm-clip-{model}-constant_gate"]
+        part.states[f"hm-clip-{model}-constant_gate"] = State("absent", "train_control@x")
+    name = "controls/hm/clip/bm3+befa/recall@20/gain-over-constant_gate"
+    pair = (whole.results[f"hm-clip-bm3-{adapter}"].per_user() for adapter in ("constant_gate", "befa"))
+    p = uncorrected(*pair, "recall@20")
+    assert 0 < p < 0.25
+    assert figures(part)[name].p == pytest.approx(4 * p)
+    assert figures(whole)[name].p <= figures(part)[name].p
+    cells = {name: cell for name, cell in part.cells.items() if cell.model == "bm3"}
+    of_these = ({name: of[name] for name in cells if name in of} for of in (part.results, part.states))
+    alone = replace(part, **dict(zip(("results", "states"), of_these, strict=True)), cells=cells)
+    assert figures(alone)[name].p == pytest.approx(p)
+
+
+def test_a_cell_that_has_yet_to_be_run_has_its_row_among_the_tests():
+    found = figures(experiment(absent=("befa",)))
+    value = found["significance/hm/clip/bm3+befa/gain"]
+    assert (value.shown, value.command) == ("not run", "dvc repro evaluate@hm-clip-bm3-none evaluate@hm-clip-bm3-befa")
+    assert found["significance/hm/clip/bm3+befa/seeds"].shown == "not run"
 
 
 @pytest.mark.parametrize(("dataset", "encoder"), [("shop", "clip"), ("shop", "clip_small"), ("tmall", "imagebind")])

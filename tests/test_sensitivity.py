@@ -104,7 +104,7 @@ def test_the_best_is_picked_on_validation_and_its_test_value_shown(made):
     learned = found["learned"]["test"]["recall@20"]
     assert found["gap"]["test"] == best["test"]["recall@20"] - learned
     assert f"test {best['test']['recall@20']:.4f}" in sentence(found)
-    assert f"gap {found['gap']['test']:+.4f}" in sentence(found)
+    assert f"{learned:.4f}, {learned - best['test']['recall@20']:+.4f} beside it" in sentence(found)
 
 
 class KilledError(Exception):

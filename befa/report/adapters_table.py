@@ -53,8 +53,8 @@ def markdown(table: Mapping[str, Any]) -> str:
     lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *body]
     dataset, encoder = table["dataset"], table["encoder"]
     title = f"# Adapters on {dataset} with {encoder} features\n\n"
-    seeds = " or ".join(map(str, table["seeds"]))
-    command = f"Test part, means over seeds ({seeds}); made by `dvc repro table_3@{dataset}-{encoder}`. "
+    seeds = " or ".join(map(str, table["seeds"])) + (" seed" if table["seeds"] == [1] else " seeds")
+    command = f"Test part, means over {seeds}; made by `dvc repro table_3@{dataset}-{encoder}`. "
     tested = "The report has deviations and tests (`dvc repro report`).\n\n"
     return title + command + tested + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

@@ -1,6 +1,6 @@
 """What the paper leaves open: how much of a gain is content, and whether it stands out of the noise."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -9,7 +9,8 @@ from befa.cells import Listed, cell_name
 from befa.errors import DataError
 from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, starred
 from befa.report.paper_tables import OWN_FAMILY, RIVALS
-from befa.report.values import Row, Table, Value, made_of
+from befa.report.values import Row, Table, Value
+from befa.significance import Comparison
 
 METRIC = "recall@20"
 """The one that training is stopped by."""
@@ -48,7 +49,9 @@ def controls(experiment: Experiment, encoder: str) -> Table:
     note = (
         f"Gains in {METRIC}, means over seeds. Constant gate: BeFA on ones in place of content. Random, shuffled "
         "features: BeFA, and the host, on numbers that say nothing, or on other items' features. What BeFA has over "
-        "the constant gate is content; what that gate has over the base is the gated id. Fixed tables: features "
+        "the constant gate is content, or the chance of another training: look at the seeds, and in Distribution "
+        "whether its gate tells items apart (one that does not heeds no content). What the constant gate has over the "
+        "base is the gated id. Fixed tables: features "
         "that training does not change. Learned λ: BeFA that learns its width. "
         + significance.legend("the comparisons of its dataset in its column")
         + OWN_FAMILY
@@ -107,41 +110,55 @@ def _gains_of_others(
 
 def tests(experiment: Experiment) -> Table:
     """Every base with its +BeFA, tested over users and over seeds."""
-    pairs, found = [], []
-    for cell in experiment.cells.values():
-        base = cell_name(cell.dataset, cell.encoder, cell.model, "none")
-        if cell.adapter == "befa" and {base, cell.name} <= experiment.results.keys():
-            experiment.per_user(base, cell.name)  # a broken file is an error, other users are not
-            with suppress(DataError):  # evaluated on other users: its gain in Table 2 says so
-                found.append(experiment.compared(base, cell.name, METRIC))
-                pairs.append(cell)
-    families = [(cell.dataset, cell.encoder) for cell in pairs]
-    of_each = [(c.over_users.t, c.over_users.wilcoxon, c.over_seeds.t, c.over_seeds.wilcoxon) for c in found]
-    corrected = [significance.holm_within(families, p_values) for p_values in zip(*of_each, strict=True)]
+    cells = [cell for cell in experiment.cells.values() if cell.adapter == "befa"]
+    gains = [experiment.gain("significance", (c.dataset, c.encoder, c.model), "befa", "none", METRIC) for c in cells]
+    found = [_compared(experiment, cell) for cell in cells]
+    families = [(cell.dataset, cell.encoder) for cell in cells]
+    corrected = zip(*(_corrected(families, found, which) for which in range(4)), strict=True)
     rows = []
-    for cell, comparison, p_values in zip(pairs, found, zip(*corrected, strict=True), strict=True):
-        interval = comparison.gain_interval
-        texts = (
-            "–" if interval is None else f"{interval[0]:+.1%} to {interval[1]:+.1%}",
-            *map(_p, p_values),
-            f"{comparison.users:,}",
-            str(len(comparison.seeds)),
-        )
+    for cell, gain, comparison, p_values in zip(cells, gains, found, corrected, strict=True):
         name = f"significance/{cell.dataset}/{cell.encoder}/{cell.model}+befa"
-        host = (cell.dataset, cell.encoder, cell.model)
-        stem = made_of(name, *(experiment.figure(name, *host, one) for one in ("none", "befa")), form="text")
-        values = [replace(stem, name=f"{name}/gain", form="gain", ours=comparison.gain)]
+        stem = replace(gain, form="text", ours=None, published=None, source="", seeds=0, interval=None, p=None)
+        values = [replace(stem, name=f"{name}/gain", form="gain", ours=gain.ours)]
         keys = ("interval", "users-t", "users-wilcoxon", "seeds-t", "seeds-wilcoxon", "users", "seeds")
+        texts = [None] * len(keys) if comparison is None else _texts(comparison, p_values)
         values += [replace(stem, name=f"{name}/{k}", ours=v) for k, v in zip(keys, texts, strict=True)]
         rows.append(Row(f"{cell.dataset} {cell.encoder} {NAMES.get(cell.model, cell.model)}", tuple(values), last=True))
     note = (
         f"+BeFA against base in {METRIC}. Interval: bootstrap over users. p of paired t-tests and of Wilcoxon's "
         "signed-rank tests, over users (of each, the mean over the seeds) and over the seeds' means; each of the four "
-        "is corrected by Holm's method over the rows of its dataset and encoder. Over seeds Wilcoxon's test needs 6 of "
-        "them to reach 0.05 before the correction, and 8 after that over four rows."
+        "is corrected by Holm's method over the rows of its dataset and encoder, those that have yet to be run "
+        "included. Over seeds Wilcoxon's test needs 6 of them to reach 0.05 before the correction, and 8 after that "
+        "over four rows."
     )
     groups = (("", 2), ("p over users", 2), ("p over seeds", 2), ("", 2))
     return Table("significance", "Do BeFA's gains stand out of the noise?", note, groups, TESTED, tuple(rows))
+
+
+def _compared(experiment: Experiment, cell: Listed) -> Comparison | None:
+    """A cell with its base; None where one has no result, or was evaluated on another test (its gain says which)."""
+    base = cell_name(cell.dataset, cell.encoder, cell.model, "none")
+    if not {base, cell.name} <= experiment.results.keys():
+        return None
+    with suppress(DataError):
+        return experiment.compared(base, cell.name, METRIC)
+    return None
+
+
+def _corrected(families: Sequence[Hashable], found: Sequence[Comparison | None], which: int) -> Sequence[float | None]:
+    """One of the four p-values of each, after Holm; a comparison that has yet to be run counts as one of nothing."""
+    p_values = [
+        1.0 if c is None else (c.over_users.t, c.over_users.wilcoxon, c.over_seeds.t, c.over_seeds.wilcoxon)[which]
+        for c in found
+    ]
+    return significance.holm_within(families, p_values)
+
+
+def _texts(comparison: Comparison, p_values: Sequence[float | None]) -> list[str]:
+    """Interval, the four p-values, and how many users and seeds."""
+    interval = comparison.gain_interval
+    shown = "–" if interval is None else f"{interval[0]:+.1%} to {interval[1]:+.1%}"
+    return [shown, *map(_p, p_values), f"{comparison.users:,}", str(len(comparison.seeds))]
 
 
 def _p(p: float | None) -> str:

@@ -151,9 +151,17 @@ class Experiment:
 
 
 def starred(values: Sequence[Value], families: Sequence[Hashable]) -> list[Value]:
-    """Gains with their p corrected by Holm's method over those of a family, and its stars; `families` names each's."""
-    corrected = significance.holm_within(families, [value.p for value in values])
-    return [replace(value, p=p, stars=significance.stars(p)) for value, p in zip(values, corrected, strict=True)]
+    """Gains with their p corrected by Holm's method over those of a family, and its stars; `families` names each's.
+
+    Those that are listed and have no p yet count as comparisons that found nothing: what has been found must not lose
+    its stars as more is run.
+    """
+    wanted = [1.0 if value.p is None and value.state.status != "unlisted" else value.p for value in values]
+    corrected = significance.holm_within(families, wanted)
+    return [
+        value if value.p is None else replace(value, p=p, stars=significance.stars(p))
+        for value, p in zip(values, corrected, strict=True)
+    ]
 
 
 def joined(*remarks: str) -> str:

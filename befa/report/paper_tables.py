@@ -29,7 +29,8 @@ CANDIDATES = (
 )
 OWN_FAMILY = (
     " A comparison that stands in another table too may have other stars there: each table corrects over its own (of a "
-    "dataset, Table 2 over 16 comparisons, Table 3 over 48, a column of Controls over 4)."
+    "dataset, base and +BeFA over 16 comparisons, adapters over 48, a column of Controls over 4), those that have "
+    "yet to be run included."
 )
 
 

@@ -100,7 +100,7 @@ def sentence(found: Mapping[str, Any]) -> str:
         return told
     learned = ", ".join(f"{value:.2f} ({modality})" for modality, value in found["learned"]["lambda"].items())
     value, gap = found["learned"]["test"][found["metric"]], found["gap"]["test"]
-    return f"{told}; learned: {learned}, test {value:.4f}; gap {gap:+.4f}"
+    return f"{told}; learned: {learned}, test {value:.4f}, {0 - gap:+.4f} beside it"
 
 
 def draw(path: Path, found: Mapping[str, Any], title: str) -> None:
