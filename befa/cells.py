@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+import pyarrow as pa
 import torch
 from pydantic import AfterValidator, Field
 from torch import nn
@@ -30,11 +31,19 @@ def _different(values: T) -> T:
     return values
 
 
+def _attributes(names: T) -> T:
+    """Modalities are attributes of a torch module: some names are taken."""
+    for name in names:
+        if not name.isidentifier() or hasattr(nn.ModuleDict, name) or name == "training":
+            raise ValueError(f"{name!r} cannot be a modality's name; take {name}_given, say")
+    return names
+
+
 @configuration
 class FeaturesConfig:
     """How a model is given features; one block per dataset in params.yaml."""
 
-    modalities: Annotated[tuple[str, ...], AfterValidator(_different)] = ("image", "text")
+    modalities: Annotated[tuple[str, ...], AfterValidator(_different), AfterValidator(_attributes)] = ("image", "text")
     """image and text (made by the cell's encoder), and those that the dataset brings as vectors."""
     max_missing: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Largest share of items that may have no vector of a modality; more is an error."""
@@ -191,9 +200,8 @@ class Cell:
         adapters = lookup(ADAPTERS, adapter, "adapter")
         if adapter != "none" and not hasattr(network, "trainable_features"):
             what = f"{model} makes no content, so the adapter {adapter} would change nothing"
-            raise ConfigError(
-                what, mend="take adapter none, or a model with content (lattice, bm3, freedom, mgcn, vbpr)"
-            )
+            able = ", ".join(name for name, kind in MODELS.items() if hasattr(kind.Config, "trainable_features"))
+            raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
         if adapters.features == "fixed" and hasattr(network, "trainable_features"):
             network = replace(network, trainable_features=False)
         training = config.load(params, f"training.{dataset}", TrainingConfig)
@@ -234,8 +242,7 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
     A control's features are made here, from `seed`: evaluation makes the same ones again.
     Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
     """
-    items = tables.read_table(layout.filtered(cell.dataset) / "items.parquet", ["item_index", "item"])
-    users = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user_index", "user"])
+    items, users = (_numbered(layout.filtered(cell.dataset) / f"{kind}s.parquet", kind) for kind in ("item", "user"))
     splits.check(layout.split(cell.dataset), users["user"], items["item"])
     users_E, items_E = splits.read(layout.split(cell.dataset), "train")
     if len(users_E) == 0:
@@ -254,6 +261,14 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
     contents = {name: Content(c.values_Ic.to(device), c.present_I.to(device)) for name, c in contents.items()}
     pairs = (torch.from_numpy(column).to(device) for column in (users_E, items_E))
     return Problem(len(users), len(items), *pairs, contents)
+
+
+def _numbered(path: Path, kind: Literal["item", "user"]) -> pa.Table:
+    """Raw ids, by dense id. Raises DataError where a row's place is not its number: features are joined by place."""
+    table = tables.read_table(path, [f"{kind}_index", kind])
+    if not np.array_equal(table[f"{kind}_index"].to_numpy(), np.arange(len(table))):
+        raise DataError(f"{kind}_index does not count its rows from 0", where=path, mend=f"sort by {kind}_index")
+    return table
 
 
 def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask", "mean"]) -> Content:

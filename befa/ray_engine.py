@@ -137,7 +137,9 @@ def _connected(address: str | None) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(f"Ray cannot be imported ({error})", mend="pip install 'befa-pipelines[ray]'") from None
+        raise ConfigError(
+            f"Ray cannot be imported ({error})", mend="run `make environment`, which installs it"
+        ) from None
     if ray.is_initialized():
         return ray
     address = address or os.environ.get("RAY_ADDRESS")

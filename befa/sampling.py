@@ -33,14 +33,14 @@ def _negatives(
 ) -> Int[Tensor, " E"]:
     """Rejection sampling of all at once: draw, look up, draw again where the user has the item."""
     catalogue = items_E.unique()
-    full = torch.bincount(users_E) == len(catalogue)
+    known = (users_E * n_items + items_E).unique()
+    full = torch.bincount(known // n_items) == len(catalogue)
     if full.any():
         raise DataError(
             f"user {full.nonzero()[0].item()} has all {len(catalogue)} items of the training interactions, "
             "so no negative can be drawn",
             mend="drop such users, or filter with a larger core",
         )
-    known = (users_E * n_items + items_E).sort().values
     negatives_E = torch.empty_like(items_E)
     open_ = torch.arange(len(items_E), device=items_E.device)
     while len(open_):

@@ -306,5 +306,5 @@ def _faiss() -> ModuleType:
     try:
         import faiss  # here: it is an extra, on the CPU or on the GPU
     except ImportError:
-        raise ConfigError("faiss is not installed", mend="install befa-pipelines[cpu], or [gpu]") from None
+        raise ConfigError("faiss is not installed", mend="run `make environment`, which installs it") from None
     return faiss

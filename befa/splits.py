@@ -67,10 +67,19 @@ def write(path: Path, table: pa.Table, users: pa.ChunkedArray, items: pa.Chunked
 def check(path: Path, users: pa.ChunkedArray, items: pa.ChunkedArray) -> None:
     """Raises DataError where the split is of other users or items: its ids would be somebody else's.
 
-    A file without that entry, as another program writes it, is taken as it is.
+    A file without that entry, as another program writes it, must hold each pair of user and item once.
     """
-    made_of = (tables.read_table(path, ["split"]).schema.metadata or {}).get(IDS.encode())
-    if made_of is not None and made_of.decode() != _sha256(users, items):
+    table = tables.read_table(path, ["user_index", "item_index"])
+    made_of = (table.schema.metadata or {}).get(IDS.encode())
+    if made_of is None:
+        pairs_E = np.stack([table[name].to_numpy().astype(np.int64) for name in table.column_names])
+        pairs_E = pairs_E[:, np.lexsort(pairs_E[::-1])]
+        twice = np.flatnonzero((pairs_E[:, 1:] == pairs_E[:, :-1]).all(0))
+        if len(twice):
+            user, item = pairs_E[:, twice[0]]
+            what = f"user_index {user} has item_index {item} twice"
+            raise DataError(what, where=path, mend="keep one of them, in one part")
+    elif made_of.decode() != _sha256(users, items):
         what = "the split is of other users or items than the filtered tables have by now"
         raise DataError(what, where=path, mend=f"run dvc repro split@{path.stem}")
 
@@ -87,7 +96,9 @@ def read(path: Path, part: Part) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray,
     """Users and items (dense ids) of one part, sorted by user, then item."""
     table = tables.read_table(path, ["user_index", "item_index", "split"])
     table = table.filter(pc.equal(table["split"].cast(pa.string()), part))
-    return table["user_index"].to_numpy().astype(np.int64), table["item_index"].to_numpy().astype(np.int64)
+    users_E, items_E = (table[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index"))
+    order = np.lexsort((items_E, users_E))  # another program's file has an order of its own
+    return users_E[order], items_E[order]
 
 
 def _check(schema: pa.Schema, config: SplitConfig) -> None:

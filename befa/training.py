@@ -57,6 +57,7 @@ def fit(
         raise ConfigError(
             f"unknown metric {training.monitor!r}", where="training.monitor", mend=nearest(training.monitor, known)
         )
+    _validated_users(problem, valid)  # an error now, not after an epoch
     if next(model.parameters(), None) is None:
         row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}
         on_epoch(row, row, 1)
@@ -117,12 +118,18 @@ class EarlyStopping:
 
 def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[str, float]:
     """All metrics on the validation part: every item is a candidate but the user's training items."""
+    users, train = _validated_users(problem, valid)
+    top = rank(scorer(model), problem.n_items, users, [train])
+    return means(metrics_per_user(top, users, valid))
+
+
+def _validated_users(problem: Problem, valid: Interactions) -> tuple[np.ndarray, Interactions]:
+    """Users with both training and validation interactions, and the former. Raises DataError where there is none."""
     train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
     users = np.flatnonzero((valid.counts > 0) & (train.counts > 0))
     if len(users) == 0:
         raise DataError("no user has both training and validation interactions", mend="change the split's shares")
-    top = rank(scorer(model), problem.n_items, users, [train])
-    return means(metrics_per_user(top, users, valid))
+    return users, train
 
 
 def _validated(model: nn.Module, problem: Problem, valid: Interactions, epoch: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A trained run at work: recommendations on the terminal or in a file, and its vectors for other systems."""
 
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
 from befa.recommendation import SCHEMA, Trained
 from pipelines.progress import progress
+
+log = logging.getLogger(__name__)
 
 TITLE_CELLS = 48
 """Of the terminal that a title may take; a Chinese character takes two."""
@@ -140,10 +143,12 @@ def _describer(layout: Layout, dataset: str) -> Callable[[pa.Table], pa.Table]:
     """Adds to recommendations the items' titles and their pictures' references (paths below data/), null without."""
     # Not by pipelines.encoding, which loads every kind of encoder: seconds.
     items, pictures = layout.filtered(dataset) / "items.parquet", layout.media(dataset) / "pictures/references.parquet"
-    sources = (
-        ("title", tables.read_table(items, ["item", "text"]), "text"),
-        ("picture", tables.read_table(pictures, ["item", "image"]), "image"),
-    )
+    if pictures.is_file():
+        shown = tables.read_table(pictures, ["item", "image"])
+    else:  # a machine that serves need not have them
+        log.info("no pictures are named: %s is not there (dvc pull media@%s)", pictures, dataset)
+        shown = pa.table({"item": pa.array([], pa.string()), "image": pa.array([], pa.string())})
+    sources = (("title", tables.read_table(items, ["item", "text"]), "text"), ("picture", shown, "image"))
 
     def described(found: pa.Table) -> pa.Table:
         for name, table, column in sources:

@@ -15,8 +15,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from befa import tables
+from befa.errors import BefaError
+from pipelines import __main__ as commands
 from tests.test_pipeline import ROOT, command, repro
 
 pytestmark = pytest.mark.xdist_group("datasets")
@@ -244,10 +247,10 @@ def test_microlens_from_a_mirror_that_lacks_covers(project, server):
 def test_check_names_what_is_missing(project, dataset, lacks, monkeypatch):
     monkeypatch.setenv("HOME", str(project))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(project))
-    ran = pipelines(project, "check", dataset)
-    assert ran.returncode == 1
-    assert lacks in ran.stderr
-    assert "Traceback" not in ran.stderr
+    monkeypatch.chdir(project)
+    ran = CliRunner().invoke(commands.app, ["check", dataset])
+    assert isinstance(ran.exception, BefaError)
+    assert lacks in str(ran.exception)
     assert not (project / "data").exists()
 
 

@@ -47,6 +47,7 @@ def test_what_is_misspelt_below_tuned_is_an_error(line):
     ("training.demo.seeds", [2**63], "less than 9223372036854775808"),
     ("training.demo.seeds", [1, 1], "one is given twice"),
     ("features.demo.modalities", ["image", "image"], "one is given twice"),
+    ("features.demo.modalities", ["image", "type"], "'type' cannot be a modality's name; take type_given, say"),
 ])  # fmt: skip
 def test_values_that_would_fail_later_are_errors_now(block, value, says):
     params, (name, dataset, key) = dict(PARAMS), block.split(".")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ import torch
 from befa import recommendation, splits, tables
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions
+from befa.paths import Layout
 from befa.ranking import rank, scorer
 from befa.recommendation import Trained
 from pipelines import recommend
@@ -177,6 +179,18 @@ def test_the_table_has_rank_score_title_and_picture(made, run, capsys, monkeypat
             assert any(f"{row['score']:.4f}" in line and row["item"] in line for line in shown.splitlines())
     with pytest.raises(ConfigError, match="no user is named; give --user, or --output"):
         recommend.show(made, made.run(*NAMES), [], k=3)
+
+
+def test_a_machine_without_the_pictures_references_names_none(made, run, tmp_path, caplog):
+    elsewhere = Layout(tmp_path / "elsewhere")
+    shutil.copytree(made.root, elsewhere.root)
+    (elsewhere.media("small") / "pictures/references.parquet").unlink()
+    with caplog.at_level("INFO"):
+        recommend.write(elsewhere, elsewhere.run(*NAMES), tmp_path / "lists.parquet", k=3)
+    lists = pq.read_table(tmp_path / "lists.parquet")
+    assert lists["picture"].null_count == len(lists)
+    assert lists["title"].null_count < len(lists)
+    assert "dvc pull media@small" in caplog.text
 
 
 def test_a_run_is_named_by_its_folder_or_its_four_names(made):

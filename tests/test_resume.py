@@ -22,7 +22,7 @@ from befa.training import fit
 from pipelines.stages import train
 from tests.processes import killed_until_done
 from tests.small_project import NAMES, small_project
-from tests.test_training import small_cell, small_problem
+from tests.test_training import UNTRAINED, small_cell, small_problem
 
 OUTPUTS = ("checkpoints", "history.csv", "config.json")
 
@@ -118,7 +118,7 @@ def fitted(cell, path=None, kill_after=None, made_of="this"):
 @pytest.mark.parametrize(
     ("model", "protocol"),
     [
-        *((model, "clean") for model in sorted(MODELS.keys() - {"item_knn"})),  # it has no epochs
+        *((model, "clean") for model in sorted(MODELS.keys() - UNTRAINED)),
         ("lattice", "mmrec"),
     ],
 )
@@ -237,6 +237,16 @@ def test_tables_that_were_filtered_anew_are_not_joined_to_the_old_split(tmp_path
     with pytest.raises(
         DataError, match=r"split is of other users or items .*small\.parquet; run dvc repro split@small"
     ):
+        train.run(*NAMES, layout)
+
+
+@pytest.mark.parametrize("kind", ["item", "user"])
+def test_a_table_in_another_order_is_an_error(tmp_path, kind):
+    layout = small_project(tmp_path, epochs=1)
+    path = layout.filtered("small") / f"{kind}s.parquet"
+    table = tables.read_table(path)
+    tables.write_table(path, table.take(list(range(len(table)))[::-1]))
+    with pytest.raises(DataError, match=rf"{kind}_index does not count its rows .*{kind}s\.parquet; sort by {kind}_"):
         train.run(*NAMES, layout)
 
 

@@ -132,3 +132,15 @@ def test_a_split_of_other_users_or_items_is_an_error(tmp_path):
             splits.check(path, *other)
     tables.write_table(path, table)  # by another program, which says nothing
     splits.check(path, users, shifted)
+
+
+def test_a_split_of_another_program_may_have_any_order_and_no_pair_twice(tmp_path):
+    path, users, items = tmp_path / "hm.parquet", pa.chunked_array([["a", "b"]]), pa.chunked_array([["x", "y"]])
+    table = pa.table({"user_index": [1, 0, 1], "item_index": [1, 0, 0], "split": ["train", "train", "train"]})
+    tables.write_table(path, table)
+    splits.check(path, users, items)
+    assert [column.tolist() for column in splits.read(path, "train")] == [[0, 1, 1], [0, 0, 1]]
+    again = pa.table({"user_index": [1], "item_index": [0], "split": ["test"]})
+    tables.write_table(path, pa.concat_tables([table, again]))
+    with pytest.raises(DataError, match=r"user_index 1 has item_index 0 twice .*hm\.parquet; keep one of them"):
+        splits.check(path, users, items)

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from befa import config
 from befa.adapters import ADAPTERS
 from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig, build
-from befa.errors import ConfigError, TrainingError
+from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions
 from befa.models import MODELS
 from befa.problem import Content, Problem
@@ -34,6 +34,10 @@ def small_problem():
     return Problem(N_USERS, N_ITEMS, users, items, {"image": Content(content, present)}), valid
 
 
+UNTRAINED = {"item_knn"}
+"""Models without parameters: they have no width, no seed and no epochs."""
+
+
 def small_cell(model="bm3", adapter="befa", **changes):
     parts = {
         "dataset": "small",
@@ -41,7 +45,7 @@ def small_cell(model="bm3", adapter="befa", **changes):
         "model": model,
         "adapter": adapter,
         "protocol": "clean",
-        "network": MODELS[model].Config(**({} if model == "item_knn" else {"width": 8})),
+        "network": MODELS[model].Config(**({} if model in UNTRAINED else {"width": 8})),
         "adaptation": ADAPTERS[adapter].Config(),
         "optimizer": OptimizerConfig(learning_rate=0.01),
         "features": FeaturesConfig(),
@@ -56,7 +60,7 @@ def trained(cell, seed=1):
     return model, fit(model, problem, valid, cell, seed), problem, valid
 
 
-@pytest.mark.parametrize("model", sorted(MODELS.keys() - {"item_knn"}))  # it has no seed
+@pytest.mark.parametrize("model", sorted(MODELS.keys() - UNTRAINED))
 def test_the_same_seed_gives_the_same_bits(model):
     before = torch.get_rng_state()
     (_, one, *_), (_, two, *_) = trained(small_cell(model)), trained(small_cell(model))
@@ -210,3 +214,13 @@ def test_a_cell_is_read_back_as_it_was_written(tmp_path):
     cell = small_cell(training=TrainingConfig(seeds=(3, 1)))
     cell.write(tmp_path / "config.json")
     assert Cell.read(tmp_path / "config.json") == cell
+
+
+def test_nothing_to_validate_on_is_an_error_before_the_first_epoch():
+    problem, _ = small_problem()
+    model = build(problem, small_cell(), 1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    nothing = Interactions.of(np.array([], np.int64), np.array([], np.int64), problem.n_users)
+    with pytest.raises(DataError, match="no user has both training and validation interactions"):
+        fit(model, problem, nothing, small_cell(), 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -61,13 +61,10 @@ class BeFA(nn.Module):
         self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator
     ) -> Float[Tensor, "n d"]:
         """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`."""
-
-        def relu_drop(hidden: Tensor) -> Tensor:
-            return relu_dropout(hidden, self.config.dropout, rng=rng, training=self.training)
-
-        decoupled = relu_drop(self.decouple(x_nd))
+        dropping = {"p": self.config.dropout, "rng": rng, "training": self.training}
+        decoupled = relu_dropout(self.decouple(x_nd), **dropping)
         if self.config.variant == "released":
-            kept = relu_drop(self.filter(torch.tanh(decoupled)))
+            kept = relu_dropout(self.filter(torch.tanh(decoupled)), **dropping)
         else:
-            kept = relu_drop(self.id_to_inner(id_nd) * torch.tanh(self.filter(decoupled)))
+            kept = relu_dropout(self.id_to_inner(id_nd) * torch.tanh(self.filter(decoupled)), **dropping)
         return id_nd * torch.sigmoid(self.recombine(kept))

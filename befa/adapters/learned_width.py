@@ -79,11 +79,8 @@ class LearnedWidth(nn.Module):
         self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator
     ) -> Float[Tensor, "n d"]:
         """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`."""
-
-        def relu_drop(hidden: Tensor) -> Tensor:
-            return relu_dropout(hidden, self.config.dropout, rng=rng, training=self.training)
-
+        dropping = {"p": self.config.dropout, "rng": rng, "training": self.training}
         open_j = self.open_j
-        decoupled = open_j * torch.tanh(relu_drop(self.decouple(x_nd)))
-        kept = open_j * relu_drop(self.filter(decoupled))
+        decoupled = open_j * torch.tanh(relu_dropout(self.decouple(x_nd), **dropping))
+        kept = open_j * relu_dropout(self.filter(decoupled), **dropping)
         return id_nd * torch.sigmoid(self.recombine(kept))

@@ -116,7 +116,7 @@ class SbertEncoder:
                 return cls._load(config, device)
         except ImportError as error:
             raise EncoderError(
-                f"sentence-transformers cannot be imported ({error})", mend="pip install 'befa-pipelines[sbert]'"
+                f"sentence-transformers cannot be imported ({error})", mend="run `make environment`, which installs it"
             ) from None
 
     @classmethod

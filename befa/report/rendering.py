@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -24,6 +24,8 @@ TEX = {
 }
 WIDEST = 1400
 """Pixels of a picture in the page."""
+LETTERS, LONGEST = 100, 40
+"""Of a line without its label, if groups of columns allow, and lines of a table on a printed page."""
 LEGEND = (
     'A figure is "not run" where there is no result here, and what is missing stands below; it is "–" where there is a '
     "result that does not give it. A difference from the paper is relative, ours over the paper's less 1; that of two "
@@ -81,7 +83,6 @@ def write(
         "interval": _interval,
         "remarks": _remarks,
         "tex": tex,
-        "unnumbered": _unnumbered,
     }
     escaped = plain.overlay(autoescape=True)
     braces = plain.overlay(  # LaTeX is full of curly ones
@@ -95,7 +96,13 @@ def write(
     for name, environment in (("report.html", escaped), ("report.md", plain), ("report.tex", braces)):
         template = environment.get_template(f"{name}.j2")
         text = template.render(
-            tables=found, pictures=pictures, missing=by_kind(missing), headings=_headings, lines=lines, legend=LEGEND
+            tables=found,
+            pictures=pictures,
+            missing=by_kind(missing),
+            headings=_headings,
+            blocks=blocks,
+            lines=lines,
+            legend=LEGEND,
         )
         with tables.whole(into / name) as part:
             part.write_text(text, encoding="utf-8")
@@ -153,6 +160,36 @@ def lines(table: Table) -> list[Line]:
     return found
 
 
+def blocks(table: Table) -> list[Table]:
+    """The table in parts that fit a printed page: whole groups of columns, and at most `LONGEST` lines."""
+    letters = [
+        max(len(text) for text in (column, *(_printed(row.values[place]) for row in table.rows))) + 2
+        for place, column in enumerate(table.columns)
+    ]
+    spans: list[tuple[int, list[tuple[str, int]]]] = []
+    """First column, and groups."""
+    start = 0
+    for name, span in table.groups or (("", len(table.columns)),):
+        if not spans or sum(letters[spans[-1][0] : start + span]) > LETTERS:
+            spans.append((start, []))
+        spans[-1][1].append((name, span))
+        start += span
+    parts = []
+    for first, groups in spans:
+        end = first + sum(span for _, span in groups)
+        for top in range(0, len(table.rows), LONGEST):
+            rows = (replace(row, values=row.values[first:end]) for row in table.rows[top : top + LONGEST])
+            headings = tuple(groups) if table.groups else ()
+            parts.append(replace(table, groups=headings, columns=table.columns[first:end], rows=tuple(rows)))
+    return parts
+
+
+def _printed(value: Value | None) -> str:
+    if value is None:
+        return ""
+    return value.shown + ("" if value.published is None else f" ({value.shown_published})")
+
+
 def by_kind(missing: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
     """What waits, by what comes first and by kind: a stage ("evaluate@"), or a command without its options.
 
@@ -203,11 +240,6 @@ def _remarks(value: Value) -> str:
 
 def _interval(ends: tuple[float, float]) -> str:
     return " to ".join(f"{100 * end:+.1f}" for end in ends) + " %"
-
-
-def _unnumbered(title: str) -> str:
-    """Without the paper's number: LaTeX has its own."""
-    return re.sub(r"^Table \d+: ", "", title)
 
 
 def _headings(table: Table) -> list[str]:

@@ -63,7 +63,7 @@ def download(
     """
     _check(kind, slug)
     if importlib.util.find_spec("kaggle") is None:
-        mend = "pip install 'befa-pipelines[kaggle]'"
+        mend = "run `make environment`, which installs it"
         raise DataError("Kaggle's client is not installed", where=sys.prefix, mend=mend)
     place = credentials()
     if place is None:

@@ -195,7 +195,7 @@ def test_a_library_or_model_that_is_not_there(tiny, tmp_path, monkeypatch):
     with pytest.raises(EncoderError, match=r"the Python package 'json' holds no modules\.json"):
         load("package:json")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(EncoderError, match=r"pip install 'befa-pipelines\[sbert\]'"):
+    with pytest.raises(EncoderError, match=r"run `make environment`"):
         load(tiny)
 
 

@@ -215,7 +215,7 @@ def test_no_credentials_say_where_to_put_them(home, tmp_path, monkeypatch):
 
 def test_no_client_says_how_to_install_it(home, tmp_path, monkeypatch):
     monkeypatch.setattr(kaggle_client.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r"client is not installed in .*; pip install 'befa-pipelines\[kaggle\]'"):
+    with pytest.raises(DataError, match=r"client is not installed in .*; run `make environment`"):
         download("dataset", "owner/name", tmp_path, "archive.zip", run=saying(""))
 
 
