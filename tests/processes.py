@@ -1,10 +1,18 @@
 """What runs where, for tests of programs that start others."""
 
+import contextlib
+import io
+import logging
 import os
 import random
 import signal
+import subprocess
+import sys
 
 import psutil
+import pytest
+
+from pipelines.__main__ import main
 
 
 def processes_in(folder):
@@ -28,3 +36,22 @@ def killed_until_done(start, most, longest):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += 1
+
+
+def asked(project, *words):
+    """`python -m pipelines WORDS` without a process of its own, which would load torch first."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).handlers.copy() for name in ("befa", "pipelines")}
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patched.chdir(project)
+            patched.setenv("COLUMNS", "150")
+            patched.setattr(sys, "argv", ["pipelines", *words])
+            try:
+                code = main()
+            except SystemExit as ended:
+                code = ended.code
+    finally:
+        for logger, handlers in loggers.items():
+            logger.handlers = handlers
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())

@@ -23,6 +23,7 @@ from befa.errors import DataError
 from befa.sources import kaggle_client
 from pipelines import artifacts, flows, graph, tasks
 from tests.processes import processes_in
+from tests.toy_graph import toy_project
 
 pytestmark = pytest.mark.xdist_group("flows")  # one server for all
 
@@ -86,11 +87,7 @@ stages:
 
 @pytest.fixture
 def project(tmp_path):
-    subprocess.run(["git", "init", "-q", tmp_path], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / "dvc.yaml").write_text(GRAPH)
-    (tmp_path / "seed.txt").write_text("seed, first\n")
-    return tmp_path
+    return toy_project(tmp_path, GRAPH)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,7 @@
 """The whole pipeline as a user runs it: `dvc repro train_befa@demo` in a copy of the project, at the tiny size."""
 
-import contextlib
 import hashlib
-import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -20,8 +17,8 @@ from ruamel.yaml import YAML
 
 from befa.attribution.heatmap import METHODS as HEATMAPS
 from befa.metrics import CUTOFFS, METRICS
-from pipelines.__main__ import main
 from pipelines.stages.train_befa import MODELS
+from tests.processes import asked
 
 ROOT = Path(__file__).parent.parent
 
@@ -53,25 +50,6 @@ def command(project, *words):
         "COLUMNS": "150",
     }
     return subprocess.run(words, cwd=project, env=environment, capture_output=True, text=True, timeout=900)
-
-
-def asked(project, *words):
-    """`python -m pipelines WORDS` without a process of its own, which would load torch first."""
-    loggers = {logging.getLogger(name): logging.getLogger(name).handlers.copy() for name in ("befa", "pipelines")}
-    out, err = io.StringIO(), io.StringIO()
-    try:
-        with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            patched.chdir(project)
-            patched.setenv("COLUMNS", "150")
-            patched.setattr(sys, "argv", ["pipelines", *words])
-            try:
-                code = main()
-            except SystemExit as ended:
-                code = ended.code
-    finally:
-        for logger, handlers in loggers.items():
-            logger.handlers = handlers
-    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def repro(project, *words):
