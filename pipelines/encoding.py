@@ -12,6 +12,7 @@ from befa.encoders.base import Loading
 from befa.errors import ConfigError, EncoderError, lookup
 from befa.images import ImageFiles
 from befa.paths import Layout
+from pipelines.progress import progress
 
 
 def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[type, Any]:
@@ -29,9 +30,15 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
 def loaded(layout: Layout, dataset: str, encoder: str, device: str = "cpu") -> tuple[Any, Any]:
     """The encoder as a dataset uses it, and its configuration; see `require_identified`."""
     loading = loading_of(layout, dataset, encoder)
-    network = loading(device)
+    network = fetched(encoder, loading, device)
     require_identified(layout, dataset, encoder, network.identity)
     return network, loading.config
+
+
+def fetched(encoder: str, loading: Loading, device: str) -> Any:
+    """The encoder, with a progress line where its weights have yet to be downloaded: there are gigabytes of some."""
+    with progress(f"weights of {encoder}", "bytes") as report:
+        return loading(device, report)
 
 
 def loading_of(layout: Layout, dataset: str, encoder: str) -> Loading:

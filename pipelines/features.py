@@ -11,7 +11,7 @@ from befa.encoding import EncodeConfig, Engine, LocalEngine
 from befa.feature_store import Modality
 from befa.images import ImageFiles
 from befa.paths import Layout
-from pipelines.encoding import configured, loading_of, one_thread, require_identified
+from pipelines.encoding import configured, fetched, loading_of, one_thread, require_identified
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def engine(
         found: Engine = RayEngine(loading, modality, files, **shared, **cluster)
     else:
         here = device_for(wanted)
-        found = LocalEngine(loading(here), modality, files, **shared)
+        found = LocalEngine(fetched(encoder, loading, here), modality, files, **shared)
         log.info("%s on %s%s", encoder, here, _unused_gpus(here))
     require_identified(layout, dataset, encoder, found.about.identity)
     return found
@@ -49,11 +49,12 @@ def encode(
         log.info("%s encodes no %ss: its store says of every item that it has none", encoder, modality)
         items = items.set_column(1, modality, pa.nulls(len(items), pa.string()))
     one_thread()
+    encoding = engine(layout, dataset, encoder, modality, files, device)
     with progress(f"encode {modality}s") as report:
         outcome = features.encode(
             path,
             items,
-            engine(layout, dataset, encoder, modality, files, device),
+            encoding,
             modality=modality,
             dataset=dataset,
             encoder_name=encoder,

@@ -41,7 +41,7 @@ GPU_DRIVER = Path("/proc/driver/nvidia/version")
 LEAVE_SECONDS = 5.0
 REFUSALS = {401, 403, 404}
 GPU_KINDS = {
-    *("encoder", "encode_images", "encode_texts"),
+    *("encode_images", "encode_texts"),
     *("train", "evaluate", "train_control", "evaluate_control"),
     *("attribute", "tune", "sensitivity"),
 }

@@ -25,7 +25,10 @@ class Report(Protocol):
 
 @contextmanager
 def progress(what: str, unit: str = "") -> Iterator[Report]:
-    """Yields the function to call as work goes on; work is counted in `unit`s ("bytes" are shown as MB and GB)."""
+    """Yields the function to call as work goes on; work is counted in `unit`s ("bytes" are shown as MB and GB).
+
+    Nothing is shown before the first call.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(what, unit)
@@ -37,13 +40,12 @@ def progress(what: str, unit: str = "") -> Iterator[Report]:
     ]
     note_column = TextColumn("{task.fields[note]}")
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note_column, console=console) as bar:
-        task, rate = bar.add_task(what, total=None, done="", rate="", note=""), _Rate()
+        task, rate = bar.add_task(what, total=None, visible=False, done="", rate="", note=""), _Rate()
 
         def report(done: int, total: int | None, note: str = "") -> None:
             shown = _share(done, total, unit)
-            bar.update(
-                task, completed=done, total=total, done=shown, rate=f"{_amount(rate(done), _short(unit))}/s", note=note
-            )
+            speed = f"{_amount(rate(done), _short(unit))}/s"
+            bar.update(task, completed=done, total=total, visible=True, done=shown, rate=speed, note=note)
 
         yield report
 

@@ -26,8 +26,9 @@ def test_weights_are_downloaded_once_for_all_datasets(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(PARAMS)
     folders = []
 
-    def load(folder, cfg, device):
+    def load(folder, cfg, device, progress):
         folders.append(folder)
+        progress(1, 4_500_000_000, "imagebind_huge.pth")
         raise EncoderError("enough seen")
 
     monkeypatch.setattr(ImageBindEncoder, "load", load)

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int, Num, UInt8
 from PIL import Image
 from torch import Tensor
 
+from befa.downloads import Progress
+
 
 @runtime_checkable
 class Encoder(Protocol):
@@ -55,9 +57,11 @@ class Loading:
     config: Any
     """Of `kind`."""
 
-    def __call__(self, device: str) -> Encoder:
-        """The encoder, ready for use; from here on, fp32 means it: on a GPU, convolutions else round to 10 bits, and
-        products too where the environment says so (NVIDIA's containers do).
+    def __call__(self, device: str, progress: Progress | None = None) -> Encoder:
+        """The encoder, ready for use; `progress` is told of a download of its weights.
+
+        From here on, fp32 means it: on a GPU, convolutions else round to 10 bits, and products too where the
+        environment says so (NVIDIA's containers do).
         """
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        return self.kind.load(self.folder, self.config, device)
+        return self.kind.load(self.folder, self.config, device, progress=progress)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from befa.encoders import torchscript
 from befa.encoders.clip_config import MEAN, STD, Architecture
-from befa.errors import EncoderError
+from befa.errors import EncoderError, first_line
 from befa.rng import global_seed
 
 CONFIG_FILE = "open_clip_config.json"
@@ -133,7 +133,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise EncoderError(f"not a whole safetensors file ({error})", where=path, mend="download it again") from None
     except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         raise EncoderError(
-            f"not a checkpoint of tensors alone ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            f"not a checkpoint of tensors alone ({first_line(error)})",
             where=path,
             mend="it is damaged or holds code: get it anew, or save its state_dict as safetensors",
         ) from None

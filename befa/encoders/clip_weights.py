@@ -16,7 +16,7 @@ from befa.downloads import PATIENT, AbsentError, KnownFile, Policy, Progress, fe
 from befa.downloads import need as need_of_file
 from befa.encoders import clip_model
 from befa.encoders.clip_config import OpenClipConfig
-from befa.errors import BefaError, ConfigError, DataError, EncoderError
+from befa.errors import BefaError, ConfigError, DataError, EncoderError, first_line
 from befa.needs import Need
 from befa.tables import read_json, write_json
 
@@ -220,7 +220,7 @@ def _on_hub(repository: str, names: Sequence[str], known: KnownFile) -> tuple[st
         except EntryNotFoundError:
             continue
         except Exception as error:  # the library's own, the system's, and those of whichever HTTP client it has
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise DataError(f"the hub cannot be asked ({reason})", where=_page(repository)) from None
         if known.sha256 is None and re.fullmatch(r"[0-9a-f]{64}", about.etag or ""):
             known = KnownFile(bytes=known.bytes or about.size, sha256=about.etag)  # a large file's etag is its sha256

@@ -17,7 +17,7 @@ from befa.downloads import PATIENT, KnownFile, Policy, Progress, fetch, mirrors
 from befa.encoders import clip_model
 from befa.encoders.clip_config import Architecture
 from befa.encoders.open_clip import OpenClipEncoder
-from befa.errors import ConfigError, DataError, EncoderError
+from befa.errors import ConfigError, DataError, EncoderError, first_line
 
 CHECKPOINT = "imagebind_huge.pth"
 PUBLISHED = f"take the {CHECKPOINT} that Meta published, as it is"
@@ -76,13 +76,22 @@ class ImageBindEncoder:
         """What is done to a picture before the tower sees it, as canonical JSON."""
 
     @classmethod
-    def load(cls, folder: Path, config: ImageBindConfig, device: torch.device | str = "cpu") -> "ImageBindEncoder":
+    def load(
+        cls,
+        folder: Path,
+        config: ImageBindConfig,
+        device: torch.device | str = "cpu",
+        *,
+        progress: Progress | None = None,
+    ) -> "ImageBindEncoder":
         """The encoder of `config`; a checkpoint that is to be downloaded lies in `folder`.
+
+        `progress` is told the bytes of a download.
 
         Raises EncoderError when it is absent, cannot be fetched, is damaged or holds code, and when one tensor is
         missing, left over or of another shape.
         """
-        path = checkpoint(folder, config)
+        path = checkpoint(folder, config, progress=progress)
         description = model_config(config.architecture)
         state = read(path)  # before the model, which takes seconds and 4 GB
         model = clip_model.build(description)
@@ -164,7 +173,7 @@ def read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise EncoderError("no such checkpoint", where=path, mend="set weights to its path, or to download") from None
     except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise EncoderError(
             f"not a checkpoint of tensors alone ({reason})",
             where=path,

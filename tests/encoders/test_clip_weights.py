@@ -104,6 +104,9 @@ def test_a_tag_is_fetched_once_resumed_and_recorded(server, tags, tmp_path, tag,
     asked = len(server.log)
     encoder = OpenClipEncoder.load(tmp_path / "weights", config_for(tag))
     assert len(server.log) == asked
+    told = []
+    OpenClipEncoder.load(tmp_path / "new", config_for(tag), progress=lambda *about: told.append(about))
+    assert told[-1][:2] == (len(server.data), len(server.data))
     assert encoder.identity == OpenClipEncoder.load(clip_folder, clip_config).identity
     # Of the two places, the one whose address fixes the content.
     assert any(entry.get("method") == "HEAD" for entry in server.log) == (tag == "laion")

@@ -360,8 +360,11 @@ def test_the_checkpoint_is_fetched_once_resumed_and_checked(server, encoder, tmp
     assert (first, second, none) == (path, path, None)
     assert 0 < int(rest.removeprefix("bytes=").removesuffix("-")) <= len(data) // 2 + 1
     assert [file.name for file in into.iterdir()] == [CHECKPOINT]
-    assert ImageBindEncoder.load(into, config).identity == encoder.identity
-    assert len(server.log) == 2  # there already
+    told = []
+    loaded = ImageBindEncoder.load(into, config, progress=lambda *about: told.append(about))
+    assert loaded.identity == encoder.identity
+    assert len(server.log) == 2  # there already, and looked through
+    assert told[-1][:2] == (len(data), len(data))
 
 
 def test_another_file_than_known_is_one_error_and_leaves_nothing(server, tmp_path):
