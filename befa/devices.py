@@ -20,7 +20,7 @@ def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
 
 
 def device_name(device: str) -> str:
-    """The model of GPU or CPU that `device` stands for, of which a computation's last bits are.
+    """The model of the GPU or CPU that `device` stands for: it decides a computation's last bits.
 
     Of a CPU also the instructions that torch uses on it (`ATEN_CPU_CAPABILITY`).
     """

@@ -1,10 +1,13 @@
 """What befa.devices does to the process that asks for it."""
 
+import os
 import platform
 import subprocess
 import sys
 
 import pytest
+
+from pipelines import CPUINFO
 
 PROGRAM = """
 import resource, sys, torch
@@ -35,3 +38,15 @@ def test_memory_that_was_freed_is_used_again():
         for how in ("given back", "kept")
     )
     assert kept < given_back / 10
+
+
+@pytest.mark.skipif("avx512f" not in (CPUINFO.read_text() if CPUINFO.exists() else ""), reason="no CPU with AVX-512")
+@pytest.mark.parametrize(("set_by_user", "used"), [(None, "AVX2"), ("avx512", "AVX512"), ("default", "DEFAULT")])
+def test_sums_are_of_one_order_on_any_x86_unless_a_user_wishes_otherwise(set_by_user, used):
+    environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    environment |= {"ATEN_CPU_CAPABILITY": set_by_user} if set_by_user else {}
+    program = (
+        "import pipelines, os, torch; print(torch.backends.cpu.get_cpu_capability(), os.environ['ONEDNN_MAX_CPU_ISA'])"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == f"{used} AVX2"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from scipy.sparse import csr_array
@@ -147,7 +148,9 @@ def gate(content_nd: Float[np.ndarray, "n d"], ids_nd: Float[np.ndarray, "n d"])
 
 def uniformity(x_nd: Float[np.ndarray, "n d"]) -> float:
     """log mean exp(-2 |x - y|^2) over the pairs of different rows, which have length 1: in [-8, 0]."""
-    return float(np.log(np.exp(-2 * pdist(x_nd, "sqeuclidean")).mean()))
+    # torch's exp: numpy's has other last bits where a CPU has AVX-512 (torch's is held to AVX2: pipelines/__init__.py).
+    distances_P = torch.from_numpy(pdist(x_nd, "sqeuclidean"))
+    return float(torch.exp(-2 * distances_P).mean().log())
 
 
 def alignment(x_nd: Float[np.ndarray, "n d"], positive_nd: Float[np.ndarray, "n d"]) -> float:
