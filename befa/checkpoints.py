@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from befa import splits, tables
 from befa.cells import Cell, build, load_problem, training_stage
-from befa.errors import TrainingError
+from befa.errors import TrainingError, first_line
 from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
@@ -40,7 +40,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     except FileNotFoundError:
         raise TrainingError("no such checkpoint", where=path, mend="run its train stage (`dvc repro`)") from None
     except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
-        what = f"not a readable checkpoint ({str(error).splitlines()[0]})"
+        what = f"not a readable checkpoint ({first_line(error)})"
         raise TrainingError(what, where=path, mend="run its train stage again") from None
 
 
@@ -75,6 +75,6 @@ def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        what = f"the checkpoint does not fit its configuration ({str(error).splitlines()[0]})"
+        what = f"the checkpoint does not fit its configuration ({first_line(error)})"
         raise TrainingError(what, where=path, mend=mend) from None
     return model.eval(), problem

@@ -36,6 +36,11 @@ class TrainingError(BefaError):
     """Training cannot go on: the loss is not finite, or a checkpoint does not fit its configuration."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The mend for a misspelt name: the closest known one first, then all of them."""
     known = list(known)

@@ -10,6 +10,9 @@ from befa.neighbours import BLOCK, nearest
 from befa.problem import Content, Problem
 from befa.sparse import SparseMatrix, layer_mean, pair_dots
 
+SHORTEST = 1e-12
+"""Norm below which F.normalize no longer makes a row one long."""
+
 
 def edge_weights(
     users_E: Int[Tensor, " E"], items_E: Int[Tensor, " E"], n_users: int, n_items: int, *, epsilon: float
@@ -117,9 +120,10 @@ def binary_graph(content: Content, k: int, *, name: str, block: int = BLOCK) -> 
 
 
 def _require_directions(content: Content, name: str) -> None:
+    norms_I = torch.linalg.vector_norm(content.values_Ic, dim=1)
     for wrong_I, what in (
-        (~content.values_Ic.isfinite().all(1), "is not finite"),
-        ((content.values_Ic == 0).all(1), "has norm 0, hence no cosine with any other"),
+        (~norms_I.isfinite(), "is not finite, or too long for float32"),
+        (norms_I < SHORTEST, "has norm 0, hence no cosine with any other"),
     ):
         rows = (wrong_I & content.present_I).nonzero()
         if len(rows):

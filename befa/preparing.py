@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from befa.encoders.base import Encoder
-from befa.errors import BefaError, FeatureError
+from befa.errors import BefaError, FeatureError, first_line
 from befa.feature_store import Modality
 from befa.images import CorruptImage, ImageFiles, MissingImage, decode
 
@@ -112,7 +112,7 @@ def chunks(reader: Reader, pairs: Sequence[tuple[str, str | None]], size: int, w
         if "DataLoader worker" not in str(error):
             raise
         raise FeatureError(
-            f"a process that reads {reader._modality}s died ({str(error).splitlines()[0]})",
+            f"a process that reads {reader._modality}s died ({first_line(error)})",
             mend="it may have had too little memory or room in /dev/shm: run again (what is encoded is kept), with "
             "encode.workers: 0 in params.yaml",
         ) from None

@@ -12,7 +12,7 @@ import torch
 import befa
 from befa.encoders.base import Encoder
 from befa.encoding import About, LocalEngine, Piece
-from befa.errors import BefaError, ConfigError, FeatureError
+from befa.errors import BefaError, ConfigError, FeatureError, first_line
 from befa.feature_store import Modality
 from befa.images import ImageFiles
 
@@ -89,7 +89,7 @@ class RayEngine:
             raise
         except self._ray.exceptions.RayActorError as error:
             raise FeatureError(
-                f"a partition died on the Ray cluster ({str(error).splitlines()[0]})",
+                f"a partition died on the Ray cluster ({first_line(error)})",
                 mend="run again, what was encoded is kept",
             ) from None
 
@@ -155,7 +155,7 @@ def _connected(address: str | None) -> Any:
         )
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise ConfigError(
-            f"no Ray cluster can be reached ({str(error).splitlines()[0]})",
+            f"no Ray cluster can be reached ({first_line(error)})",
             where=address or "this machine",
             mend="correct encode.address in params.yaml or the environment's RAY_ADDRESS, start one (`ray start "
             "--head`), or give its machines and this one the same RAY_AUTH_MODE and token (docs/encoding.md)",

@@ -20,7 +20,7 @@ from befa import checkpoints, splits
 from befa.cells import Cell, build, cell_name, host_name, load_problem
 from befa.config import configuration
 from befa.devices import device_name
-from befa.errors import ConfigError, DataError, TrainingError
+from befa.errors import ConfigError, DataError, TrainingError, first_line
 from befa.locks import locked
 from befa.metrics import Interactions
 from befa.paths import Layout
@@ -201,7 +201,7 @@ def _study(path: Path, cell: str, made_of: str) -> Iterator[optuna.Study]:
             known = [each.study_name for each in storage.get_all_studies()]
             study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         except (DatabaseError, RuntimeError, optuna.exceptions.OptunaError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"no readable study ({reason})", where=path, mend="remove it: trials start over") from None
         if name in known:
             log.info("%s: taken up after %d trials", cell, len(study.trials))
@@ -210,7 +210,7 @@ def _study(path: Path, cell: str, made_of: str) -> Iterator[optuna.Study]:
         try:
             yield study
         except optuna.exceptions.StorageInternalError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"no readable study ({reason})", where=path, mend="remove it: trials start over") from None
         finally:
             storage.remove_session()

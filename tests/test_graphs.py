@@ -127,7 +127,11 @@ def test_the_lower_id_wins_a_tie():
 
 @pytest.mark.parametrize("build", [graphs.cosine_graph, graphs.binary_graph])
 @pytest.mark.parametrize(
-    ("value", "says"), [(0.0, "row 3 has norm 0"), (np.nan, "row 3 is not finite"), (-np.inf, "row 3 is not finite")]
+    ("value", "says"),
+    [
+        *((0.0, "row 3 has norm 0"), (1e-14, "row 3 has norm 0")),
+        *((number, "row 3 is not finite") for number in (np.nan, -np.inf, 1e30)),
+    ],
 )
 def test_a_row_without_direction_is_an_error_only_when_present(build, value, says):
     features = content(6, 4)

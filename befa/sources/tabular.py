@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from befa.errors import DataError, nearest
+from befa.errors import DataError, first_line, nearest
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def errors(where: object) -> Iterator[None]:
     except UnicodeDecodeError:
         raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
     except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if "invalid UTF8" in reason:
             raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
         raise DataError(f"a table cannot be read ({reason})", where=where, mend="get the file again") from None
