@@ -2,3 +2,15 @@
 
 The library knows nothing of DVC, Prefect or the command line: those live in `pipelines`.
 """
+
+import os
+from pathlib import Path
+
+CPUINFO = Path("/proc/cpuinfo")
+
+# torch and oneDNN add up in the order of a CPU's widest registers: the same inputs gave other bytes on a CPU with
+# AVX-512 than on one without, and DVC ran everything behind them anew. Held to AVX2 they give the same, and are no
+# slower (docs/performance.md). To be set before torch is used; what a user has set stands.
+if CPUINFO.exists() and " avx512f" in CPUINFO.read_text(encoding="utf-8"):
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")

@@ -7,6 +7,8 @@ import os
 # is loaded, and inherited by the stages that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import befa  # noqa: F401 - before torch, which it holds to one order of summation
+
 # Where somebody's own data lie is not where tests look for theirs.
 for name in [name for name in os.environ if name.startswith("BEFA_MIRROR_")]:
     del os.environ[name]

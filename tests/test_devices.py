@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pipelines import CPUINFO
+from befa import CPUINFO
 
 PROGRAM = """
 import resource, sys, torch
@@ -45,8 +45,6 @@ def test_memory_that_was_freed_is_used_again():
 def test_sums_are_of_one_order_on_any_x86_unless_a_user_wishes_otherwise(set_by_user, used):
     environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
     environment |= {"ATEN_CPU_CAPABILITY": set_by_user} if set_by_user else {}
-    program = (
-        "import pipelines, os, torch; print(torch.backends.cpu.get_cpu_capability(), os.environ['ONEDNN_MAX_CPU_ISA'])"
-    )
+    program = "import befa, os, torch; print(torch.backends.cpu.get_cpu_capability(), os.environ['ONEDNN_MAX_CPU_ISA'])"
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == f"{used} AVX2"

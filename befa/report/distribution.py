@@ -148,7 +148,7 @@ def gate(content_nd: Float[np.ndarray, "n d"], ids_nd: Float[np.ndarray, "n d"])
 
 def uniformity(x_nd: Float[np.ndarray, "n d"]) -> float:
     """log mean exp(-2 |x - y|^2) over the pairs of different rows, which have length 1: in [-8, 0]."""
-    # torch's exp: numpy's has other last bits where a CPU has AVX-512 (torch's is held to AVX2: pipelines/__init__.py).
+    # torch's exp: numpy's has other last bits where a CPU has AVX-512 (torch's is held to AVX2: befa/__init__.py).
     distances_P = torch.from_numpy(pdist(x_nd, "sqeuclidean"))
     return float(torch.exp(-2 * distances_P).mean().log())
 
