@@ -20,7 +20,9 @@ from typer.testing import CliRunner
 from befa import tables
 from befa.errors import BefaError
 from pipelines import __main__ as commands
-from tests.test_pipeline import ROOT, command, repro
+from tests.processes import asked
+from tests.test_pipeline import ROOT, RUN_ALL, command, repro
+from tests.toy_graph import initialised
 
 pytestmark = pytest.mark.xdist_group("datasets")
 
@@ -34,13 +36,8 @@ def project(tmp_path):
     for name in ("params.yaml", "dvc.yaml", ".dvcignore"):
         shutil.copy(ROOT / name, at / name)
     (at / ".gitignore").write_text("/data/\n__pycache__/\n")
-    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        assert command(at, *words).returncode == 0
+    initialised(at)
     return at
-
-
-def pipelines(project, *words):
-    return command(project, sys.executable, "-m", "pipelines", *words)
 
 
 def without_cells(project):
@@ -114,12 +111,13 @@ def test_the_documented_catalogue_runs_to_a_trained_cell(project, catalogue, tmp
     (project / "params.yaml").write_text(text.replace("max_missing: 0.05", "max_missing: 0.2"))
 
     without_cells(project)
-    missing = pipelines(project, "check", "shop")
+    missing = asked(project, "check", "shop")
     assert missing.returncode == 1
     assert "add-cells shop" in missing.stderr
-    assert pipelines(project, "add-cells", "shop", "clip_small", "--model", "bm3").returncode == 0
-    assert pipelines(project, "check", "shop").returncode == 0
-    repro(project, "table_1@shop", "evaluate@shop-clip_small-bm3-befa")
+    assert asked(project, "add-cells", "shop", "clip_small", "--model", "bm3").returncode == 0
+    assert asked(project, "check", "shop").returncode == 0
+    ran = command(project, sys.executable, "-c", RUN_ALL, "table_1@shop", "evaluate@shop-clip_small-bm3-befa")
+    assert ran.returncode == 0, ran.stderr
 
     stats = json.loads((project / "data/filtered/shop/stats.json").read_text())
     assert (stats["paper"], stats["core"]) == (None, 5)
@@ -133,7 +131,7 @@ def test_the_documented_catalogue_runs_to_a_trained_cell(project, catalogue, tmp
     assert "5-core" in (project / "data/reports/shop/table_1.md").read_text()
     # A colleague who has only the raw folder needs neither the shop's files nor their place.
     shutil.rmtree(shop)
-    ran = pipelines(project, "filter", "shop")
+    ran = asked(project, "filter", "shop")
     assert ran.returncode == 0, ran.stderr
 
 
@@ -255,7 +253,7 @@ def test_check_names_what_is_missing(project, dataset, lacks, monkeypatch):
 
 
 def test_check_is_content_with_the_demo(project):
-    ran = pipelines(project, "check", "demo")
+    ran = asked(project, "check", "demo")
     assert ran.returncode == 0
     assert "missing" not in ran.stdout
 
@@ -267,7 +265,7 @@ def test_a_failed_download_leaves_no_raw_folder_and_keeps_what_came(project, ser
     params.write_text(text.replace("bytes: 2295542", "bytes: null").replace(
         "sha256: 46be22f478aa891b9c2a4b357c1df2ac2478793a99d58d07336e6277b6bf426d", "sha256: null"
     ))  # fmt: skip
-    ran = pipelines(project, "download", "microlens")
+    ran = asked(project, "download", "microlens")
     assert ran.returncode == 1
     assert "not there (404) in http://127.0.0.1" in ran.stderr
     assert "MicroLens-50k_titles.csv" in ran.stderr

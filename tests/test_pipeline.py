@@ -19,6 +19,7 @@ from befa.attribution.heatmap import METHODS as HEATMAPS
 from befa.metrics import CUTOFFS, METRICS
 from pipelines.stages.train_befa import MODELS
 from tests.processes import asked
+from tests.toy_graph import initialised
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,8 +85,7 @@ def project(tmp_path_factory):
         else:
             shutil.copy(source, at / name)
     (at / ".gitignore").write_text("/data/\n__pycache__/\n")
-    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        assert command(at, *words).returncode == 0
+    initialised(at)
     shutil.copytree(ROOT / ".dvc/plots", at / ".dvc/plots")
     # The demo's cells and a few that cannot be run here: DVC reads a smaller graph faster.
     cells = at / "pipelines/cells.yaml"

@@ -24,6 +24,7 @@ from befa.errors import DataError
 from pipelines import graph
 from pipelines.verify import verify
 from tests.test_pipeline import ROOT, RUN_ALL, command, edit
+from tests.toy_graph import initialised
 
 pytestmark = pytest.mark.xdist_group("remotes")
 
@@ -50,8 +51,7 @@ def project(tmp_path_factory):
         shutil.copy(ROOT / name, at / name)
     shutil.move(at / ".dvc/plots", at / "plots")
     shutil.rmtree(at / ".dvc")
-    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
-        done(command(at, *words))
+    initialised(at)
     shutil.move(at / "plots", at / ".dvc/plots")
     edit(at, "{size: demo, seed: 1}", "{size: tiny, seed: 1}")
     edit(at, "      epochs: 40", "      epochs: 1")

@@ -6,10 +6,15 @@ from dvc.cli import main
 from dvc.repo import Repo
 
 
-def toy_project(folder, graph):
-    """Makes the project in `folder`, with `graph` for dvc.yaml and `seed.txt` to start from."""
+def initialised(folder):
+    """Makes `folder` a repository of Git and DVC."""
     subprocess.run(["git", "init", "-q", folder], check=True)
     Repo.init(str(folder)).close()
+
+
+def toy_project(folder, graph):
+    """Makes the project in `folder`, with `graph` for dvc.yaml and `seed.txt` to start from."""
+    initialised(folder)
     (folder / "dvc.yaml").write_text(graph)
     (folder / "seed.txt").write_text("seed")
     return folder
