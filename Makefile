@@ -36,11 +36,13 @@ lock: ## resolve pyproject.toml anew into requirements.lock (exact pins and hash
 	$(UV) pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-annotate --custom-compile-command "make lock" --quiet --output-file requirements.lock
 
-bench: environment ## the figures of the README
+bench: environment ## the figures of docs/performance.md (an hour or more, on an otherwise quiet machine)
 	python benchmarks/bench_pipeline.py
 	python benchmarks/bench_filter.py
 	python benchmarks/bench_encode.py
 	python benchmarks/bench_train.py
+	python benchmarks/bench_attribute.py
+	python benchmarks/bench_flow.py
 
 clean: ## remove the environment (data stay)
 	rm -rf .venv .uv
