@@ -6,11 +6,19 @@ The library knows nothing of DVC, Prefect or the command line: those live in `pi
 import os
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
+
+def _flags() -> set[str]:
+    """What the first CPU can do, by Linux's names; empty elsewhere."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return set()
+    with cpuinfo.open(encoding="utf-8") as file:  # not read whole: it is long where there are hundreds
+        return next((set(line.split()) for line in file if line.startswith("flags")), set())
+
 
 # torch and oneDNN add up in the order of a CPU's widest registers: the same inputs gave other bytes on a CPU with
 # AVX-512 than on one without, and DVC ran everything behind them anew. Held to AVX2 they give the same, and are no
 # slower (docs/performance.md). To be set before torch is used; what a user has set stands.
-if CPUINFO.exists() and " avx512f" in CPUINFO.read_text(encoding="utf-8"):
+if "avx512f" in _flags():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")

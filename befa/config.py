@@ -1,6 +1,7 @@
 """Reading params.yaml into frozen dataclasses. No other module reads that file."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,6 +15,9 @@ from ruamel.yaml.error import YAMLError
 from befa.errors import ConfigError, nearest
 
 T = TypeVar("T")
+
+NAMED = ("datasets", "encoders")
+"""Blocks whose keys are parts of stages' and folders' names."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -41,7 +45,21 @@ def read_params(path: Path) -> dict[str, Any]:
         raise ConfigError(f"not valid YAML ({reason})", where=path, mend="mend the syntax") from None
     if not isinstance(params, dict):
         raise ConfigError("the top level is not a mapping", where=path, mend="write `key: value` lines")
+    _require_names(params, path)
     return params
+
+
+def _require_names(value: Any, path: Path, above: str = "the top level") -> None:
+    """Raises ConfigError for a key that is a number, say, and for a name that a stage cannot have."""
+    if not isinstance(value, Mapping):
+        return
+    for key, below in value.items():
+        if not isinstance(key, str):
+            raise ConfigError(f"the key {key!r} under {above} is no text", where=path, mend=f"write '{key}'")
+        if above in NAMED and not re.fullmatch(r"[A-Za-z0-9_-]+", key):
+            what = f"{key!r} under {above} cannot be the name of a stage or folder"
+            raise ConfigError(what, where=path, mend="take letters, digits, _ and -")
+        _require_names(below, path, key if above == "the top level" else f"{above}.{key}")
 
 
 def block(params: Mapping[str, Any], name: str, *, where: str = "params.yaml") -> Any:

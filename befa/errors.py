@@ -6,6 +6,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+LISTED = 40
+"""Known names in a message."""
+
 
 class BefaError(Exception):
     """A problem the user can mend. Printed as one line and exit code 1, never as a traceback."""
@@ -42,10 +45,11 @@ def first_line(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The mend for a misspelt name: the closest known one first, then all of them."""
+    """The mend for a misspelt name: the closest known one first, then all of them, or as many as one can look over."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    listing = "known: " + ", ".join(known)
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    listing = f"known: {', '.join(known[:LISTED])}{more}"
     return f"did you mean {close[0]!r}? ({listing})" if close else listing
 
 

@@ -228,7 +228,8 @@ def _available(items: Iterable[pa.RecordBatch], require: tuple[str, ...], item_i
 def _joined(items: Iterable[pa.RecordBatch], item_ids: pa.Array) -> pa.Table:
     """The item table's rows for the sorted `item_ids`; an id without a row keeps null text and image."""
     count_I, row_I, kept, rows = np.zeros(len(item_ids), np.int64), np.full(len(item_ids), -1), [], 0
-    for batch, place_R in _placed(items, item_ids):
+    theirs: list[str] = []
+    for batch, place_R in _placed(_seen(items, theirs), item_ids):
         np.add.at(count_I, place_R, 1)
         row_I[place_R] = rows + np.arange(len(batch))
         kept.append(batch.select(["text", "image"]))
@@ -237,11 +238,24 @@ def _joined(items: Iterable[pa.RecordBatch], item_ids: pa.Array) -> pa.Table:
         first = item_ids[int(np.argmax(count_I > 1))].as_py()
         what = f"{int((count_I > 1).sum())} item ids occur more than once in the item table (first: {first!r})"
         raise DataError(what, mend="keep one row per item")
+    if theirs and (row_I < 0).any():
+        such = f"such as {item_ids[int(np.argmax(row_I < 0))].as_py()!r}; the table's are such as {theirs[0]!r}"
+        if not rows:
+            raise DataError(f"no item has a row in the item table ({such})", mend="give both files the same ids")
+        log.warning("%d of %d items have no row in the item table (%s)", (row_I < 0).sum(), len(item_ids), such)
     table = pa.Table.from_batches(kept, pa.schema([ITEMS.field("text"), ITEMS.field("image")]))
     table = table.take(pa.array(row_I, mask=row_I < 0))
     return pa.table({
         "item_index": _range(len(item_ids)), "item": item_ids, "text": table["text"], "image": table["image"],
     })  # fmt: skip
+
+
+def _seen(items: Iterable[pa.RecordBatch], ids: list[str]) -> Iterator[pa.RecordBatch]:
+    """`items`, with an id of theirs put into `ids`."""
+    for batch in items:
+        if not ids and len(batch) and batch.schema.get_field_index("item") >= 0:
+            ids.append(batch["item"][0].as_py())
+        yield batch
 
 
 def _placed(

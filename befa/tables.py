@@ -71,7 +71,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
                 raise DataError(f"no column {absent[0]!r}", where=path, mend=f"it has {', '.join(present)}")
             return file.read(columns=None if columns is None else list(columns))
     except FileNotFoundError:
-        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
+        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro STAGE`)") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file ({error})", where=path, mend="run its stage again") from None
 
@@ -87,6 +87,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro`)") from None
+        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro STAGE`)") from None
     except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"not valid JSON ({error})", where=path, mend="run its stage again") from None

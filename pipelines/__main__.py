@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from befa import config, tables
-from befa.errors import BefaError, ConfigError, lookup
+from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.paths import Layout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -218,10 +218,12 @@ def show(dataset: Dataset) -> None:
         show_table_1.show(tables.read_json(sizes))
     if overlap.exists():
         show_overlap.show(tables.read_json(overlap))
-    if result.exists() or not (sizes.exists() or overlap.exists()):
+    if result.exists():
         table.show(tables.read_json(result), folder / "befa.md")
-    else:
+    elif sizes.exists() or overlap.exists():
         logging.getLogger("pipelines").info("no result of BeFA yet: dvc repro train_befa@%s", dataset)
+    else:
+        raise DataError("no result yet", where=folder, mend=f"dvc repro train_befa@{dataset}")
 
 
 @app.command(rich_help_panel=RESULTS)

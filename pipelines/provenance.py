@@ -7,9 +7,11 @@ from pathlib import Path
 
 import networkx as nx
 from dvc.exceptions import DvcException
-from dvc.lock import LockError
+from dvc.lock import LockError, LockNoop
 from dvc.repo import Repo, lock_repo
 from dvc.stage import Stage
+from dvc.utils.strictyaml import YAMLSyntaxError, YAMLValidationError
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from befa.errors import ConfigError
 from befa.report.results import State
@@ -114,12 +116,27 @@ def _made(stage: Stage) -> bool:
 
 @contextmanager
 def read() -> Iterator[Provenance]:
-    """The graph of the project in the current folder. Raises ConfigError when DVC cannot read it."""
+    """The graph of the project in the current folder. Raises ConfigError when DVC cannot read it.
+
+    DVC's lock is not taken: a `dvc repro` beside it waits for one three seconds, and would end.
+    """
     try:
-        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
-            yield Provenance(repo)
+        with Repo() as repo:
+            repo.lock = LockNoop()
+            with lock_repo(repo):
+                yield _provenance(repo)
     except DvcException as error:
         raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
+
+
+HALF_WRITTEN = retry_if_exception_type((YAMLSyntaxError, YAMLValidationError))
+
+
+@retry(retry=HALF_WRITTEN, wait=wait_fixed(0.3), stop=stop_after_attempt(3), reraise=True)
+def _provenance(repo: Repo) -> Provenance:
+    """The graph; looked at again where another process has dvc.lock half written."""
+    repo._reset()
+    return Provenance(repo)
 
 
 def evaluation(cell: str, controls: Iterable[str]) -> str:

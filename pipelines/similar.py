@@ -63,7 +63,7 @@ def run(
             mend="give one of the two",
         )
     if by not in ENCODED:
-        raise ConfigError(f"unknown modality {by!r}", mend=nearest(by, ENCODED))
+        raise ConfigError(f"unknown modality {by!r}", mend=f"{nearest(by, ENCODED)}: an encoder's vectors are searched")
     kind, _ = configured(config.read_params(layout.params), dataset, encoder)
     towers = getattr(kind, "modalities", ENCODED)
     if by not in towers:

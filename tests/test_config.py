@@ -7,7 +7,7 @@ from pydantic import Field
 
 from befa import config
 from befa.config import configuration
-from befa.errors import ConfigError
+from befa.errors import ConfigError, nearest
 
 
 @configuration
@@ -61,6 +61,26 @@ def test_an_empty_block_is_one_of_defaults(tmp_path):
 def test_a_mistake_is_one_error_with_its_mend(tmp_path, text, says):
     with pytest.raises(ConfigError, match=says):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("datasets: {2024: {}}", "the key 2024 under datasets is no text in .*; write '2024'"),
+        ("datasets: {my shop: {}}", "'my shop' under datasets cannot be the name of a stage or folder"),
+        ("encoders: {a/b: {}}", "'a/b' under encoders cannot be the name of a stage or folder in .*; take letters"),
+    ],
+)
+def test_a_name_that_no_stage_can_have_is_an_error(tmp_path, text, says):
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        config.read_params(tmp_path / "params.yaml")
+
+
+def test_a_list_of_known_names_ends_where_nobody_reads_on():
+    said = nearest("train_befa@dmo", [*(f"stage{n}" for n in range(900)), "train_befa@demo"])
+    assert said.startswith("did you mean 'train_befa@demo'?")
+    assert said.endswith(" and 861 more)")
 
 
 def test_a_missing_file_says_where_to_run(tmp_path):

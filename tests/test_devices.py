@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from befa import CPUINFO
+import befa
 
 PROGRAM = """
 import resource, sys, torch
@@ -40,7 +40,7 @@ def test_memory_that_was_freed_is_used_again():
     assert kept < given_back / 10
 
 
-@pytest.mark.skipif("avx512f" not in (CPUINFO.read_text() if CPUINFO.exists() else ""), reason="no CPU with AVX-512")
+@pytest.mark.skipif("avx512f" not in befa._flags(), reason="no CPU with AVX-512")
 @pytest.mark.parametrize(("set_by_user", "used"), [(None, "AVX2"), ("avx512", "AVX512"), ("default", "DEFAULT")])
 def test_sums_are_of_one_order_on_any_x86_unless_a_user_wishes_otherwise(set_by_user, used):
     environment = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}

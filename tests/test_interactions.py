@@ -150,6 +150,14 @@ def test_an_item_that_occurs_twice_is_an_error():
         filter_events(events([("a", "010", 1), ("b", "010", 2)]), twice, config())
 
 
+def test_ids_that_the_item_table_does_not_know_are_told(caplog):
+    bought = events([("a", "010", 1), ("b", "0101", 2)])
+    assert filter_events(bought, CATALOGUE, config()).items["text"].to_pylist() == ["ten", None]
+    assert "1 of 2 items have no row in the item table (such as '0101'; the table's are such as '010')" in caplog.text
+    with pytest.raises(DataError, match=r"no item has a row in the item table .*; give both files the same ids"):
+        filter_events(events([("a", "10", 1), ("b", "9", 2)]), CATALOGUE, config())
+
+
 def test_an_event_without_a_user_is_an_error():
     with pytest.raises(DataError, match="1 events have no user"):
         filter_events(events([(None, "010", 1), ("b", "010", 2)]), CATALOGUE, config())
@@ -161,11 +169,11 @@ logs = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(0, 5
 @given(logs, st.integers(1, 2), st.sampled_from([1, 7, 20]))
 def test_what_is_held_on_disk_changes_nothing(rows, core, rows_in_memory):
     rows = [(f"u{u}", f"i{i}", t * DAY) for u, i, t in rows]
-    window = Window(first_days=4)
+    window, sold = Window(first_days=4), items(*((f"i{n}", f"title {n}", None) for n in range(10)))
     results = []
     for limit in (1_000, rows_in_memory):
         try:
-            found = filter_events(events(rows), CATALOGUE, config(core=core, window=window), rows_in_memory=limit)
+            found = filter_events(events(rows), sold, config(core=core, window=window), rows_in_memory=limit)
             results.append((found.interactions.to_pylist(), found.users, found.items, found.stats))
         except DataError as error:
             results.append(str(error))

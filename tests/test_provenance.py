@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from dvc.repo import Repo
 
 from pipelines import provenance
 from tests.toy_graph import dvc, toy_project
@@ -59,6 +60,11 @@ def test_what_is_here_and_other_than_what_was_made_is_stale(project):
     shutil.rmtree("media")
     (project / "seed.txt").write_text("other")
     assert state() == ("stale", "seed.txt modified")
+
+
+def test_looking_takes_no_lock_that_a_repro_would_have_to_wait_for(project):
+    with Repo().lock:  # neither waits for whoever has it
+        assert state() == ("current", "")
 
 
 def test_a_result_that_is_not_here_names_what_is_missing_first(project):

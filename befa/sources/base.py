@@ -107,14 +107,36 @@ class DatasetConfig:
     split: SplitConfig = SplitConfig()
 
 
+def columns_in(template: str) -> list[str]:
+    """The columns that a template names, each as {column} and nothing more. Raises ConfigError for another form."""
+    return [name for _, name in _parts(template) if name is not None]
+
+
+def filled(template: str, row: Mapping[str, str]) -> str:
+    """`template` with each {column} replaced by its value in `row`."""
+    return "".join(text + (row[name] if name is not None else "") for text, name in _parts(template))
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """Pieces of text, and the column behind each."""
+    mend = "name columns as {name}; a brace itself is {{ or }}"
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"the template {template!r} cannot be read ({error})", mend=mend) from None
+    for _, name, form, conversion in parts:
+        if name == "" or form or conversion:
+            raise ConfigError(f"the template {template!r} has more, or less, than a name between its braces", mend=mend)
+    return [(text, name) for text, name, _, _ in parts]
+
+
 def render(template: str, row: Mapping[str, str | None]) -> str | None:
     """`template` filled from `row`; white space folded, null for a text that comes out empty.
 
     A null or absent value leaves its place empty. Raises ConfigError for a field that `row` does not have.
     """
-    wanted = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    wanted = columns_in(template)
     for name in wanted:
         if name not in row:
             raise ConfigError(f"no column {name!r} for the text template {template!r}", mend=nearest(name, row))
-    text = " ".join(template.format_map({name: row[name] or "" for name in wanted}).split())
-    return text or None
+    return " ".join(filled(template, {name: row[name] or "" for name in wanted}).split()) or None

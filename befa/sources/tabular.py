@@ -102,7 +102,10 @@ def require(present: list[str], wanted: Mapping[str, Any] | list[str], where: ob
     """Raises DataError for the first of the `wanted` columns that is not `present`."""
     for name in wanted:
         if name not in present:
-            raise DataError(f"no column {name!r}", where=where, mend=nearest(name, present))
+            mend = nearest(name, present)
+            if len(present) == 1 and ";" in present[0]:
+                mend = "it is separated by semicolons: save it with commas, or with tabs as .tsv"
+            raise DataError(f"no column {name!r}", where=where, mend=mend)
 
 
 def seconds(column: pa.Array) -> pa.Array:
@@ -146,7 +149,9 @@ def errors(where: object) -> Iterator[None]:
         reason = first_line(error)
         if "invalid UTF8" in reason:
             raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
-        raise DataError(f"a table cannot be read ({reason})", where=where, mend="get the file again") from None
+        raise DataError(
+            f"a table cannot be read ({reason})", where=where, mend="mend the file, or get it again"
+        ) from None
 
 
 def missing(path: Path, stage: str) -> DataError:

@@ -103,6 +103,7 @@ def test_the_same_catalogue_gives_the_same_bytes(shop):
     [
         (pa.array([1709251200, 1709337600]), "s"),
         (pa.array([1709251200000, 1709337600001]), "ms"),
+        (pa.array([1709251200.0, 1709337600.0]), "s"),
         (pa.array([1709251200, 1709337600], pa.timestamp("s")), "s"),
         (pa.array([1709251200000, 1709337600999], pa.timestamp("ms", "UTC")), "s"),
         (pa.array(["2024-03-01", "2024-03-02"]), "s"),
@@ -157,6 +158,27 @@ def test_a_time_that_is_none_is_told(shop):
     (shop / "sales.csv").write_text("customer,sku,date\na,0012,2024-03-01\na,0013,yesterday\n")
     raw = fetched(shop, interactions={**INTERACTIONS, "action": None})
     with pytest.raises(DataError, match=r"times cannot be read \('yesterday' is no date or time\)"):
+        rows(catalogue.events(raw))
+
+
+def test_times_that_pandas_made_floats_of_are_times(shop):
+    (shop / "sales.csv").write_text("customer,sku,date\na,0012,1709251200.0\na,0013,\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "action": None})
+    assert [row[2] for row in rows(catalogue.events(raw))] == [1709251200, None]
+
+
+@pytest.mark.parametrize(
+    ("time", "unit", "says"),
+    [
+        ("1709251200000", "s", "times lie in the year 56134 in .*; say `unit: ms` beside `time`"),
+        ("1709251200000000", "ms", "times lie in the year 56134 in .*; give seconds or milliseconds since 1970"),
+        ("1709251200", "ms", "times in milliseconds all lie in 1970 in .*; say `unit: s` beside `time`"),
+    ],
+)
+def test_times_of_another_unit_are_refused(shop, time, unit, says):
+    (shop / "sales.csv").write_text(f"customer,sku,date\na,0012,{time}\n")
+    raw = fetched(shop, interactions={**INTERACTIONS, "action": None, "unit": unit})
+    with pytest.raises(DataError, match=says):
         rows(catalogue.events(raw))
 
 
@@ -259,6 +281,8 @@ def test_vectors_become_a_store_of_their_modality(shop, tmp_path):
         ({"features": {"image": {"vectors": "audio.npy", "ids": "audio.txt"}}}, "'image' is no name for a modality"),
         ({"features": {"audio": {"vectors": "audio.npy", "ids": "latin.txt"}}}, "not a text in UTF-8"),
         ({"interaction": {}}, "did you mean 'interactions'"),
+        ({"images": {"pattern": "photos/{sku.jpg"}}, "the template 'photos/{sku.jpg' cannot be read"),
+        ({"images": {"pattern": "photos/{sku!z}.jpg"}}, "has more, or less, than a name between its braces"),
     ],
 )
 def test_a_wrong_description_is_one_clear_error(shop, source, says):
@@ -293,3 +317,15 @@ def test_objects_in_an_array_are_not_loaded(shop):
 def test_a_template_over_absent_columns_is_an_error(shop):
     with pytest.raises(ConfigError, match="no column 'title' for the text template"):
         list(catalogue.items(fetched(shop), "{title}"))
+
+
+@pytest.mark.parametrize("template", ["{name} {", "{name!z}", "{name:d}", "{}"])
+def test_a_template_of_another_form_is_an_error(shop, template):
+    with pytest.raises(ConfigError, match=r"the template .*; name columns as \{name\}; a brace itself is"):
+        list(catalogue.items(fetched(shop), template))
+
+
+def test_a_file_that_is_separated_otherwise_says_so(shop):
+    (shop / "sales.csv").write_text(SALES.replace(",", ";"))
+    with pytest.raises(DataError, match="it is separated by semicolons: save it with commas, or with tabs"):
+        list(catalogue.events(fetched(shop)))

@@ -18,7 +18,7 @@ import pyarrow as pa
 from befa import downloads, tables
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
-from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, Progress, render
+from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, Progress, columns_in, render
 from befa.sources.catalogue.description import (
     DESCRIPTION,
     CatalogueConfig,
@@ -88,6 +88,7 @@ def _check_images(config: CatalogueConfig) -> None:
     if len(given) != 1:
         what = f"images need one of pattern, column and url; given: {', '.join(given) or 'none'}"
         raise ConfigError(what, where="params.yaml", mend="keep one")
+    columns_in(config.images.pattern or "")
     if config.items is None:
         raise ConfigError("images need an items file", where="params.yaml", mend="add `items`")
 

@@ -4,12 +4,12 @@ import posixpath
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from string import Formatter
 from typing import Literal
 
 from befa import config as configurations
 from befa import tables
 from befa.config import configuration
+from befa.sources.base import columns_in, filled
 
 DESCRIPTION = "catalogue.json"
 
@@ -97,5 +97,5 @@ def written_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str 
     """The same as the items file has it."""
     if config.images.column is not None:
         return row[config.images.column] or None
-    filled = {name: row[name] for _, name, _, _ in Formatter().parse(config.images.pattern) if name is not None}
-    return None if None in filled.values() else config.images.pattern.format_map(filled)
+    values = {name: row[name] for name in columns_in(config.images.pattern)}
+    return None if None in values.values() else filled(config.images.pattern, values)

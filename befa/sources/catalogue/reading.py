@@ -1,8 +1,8 @@
 """Tables and vectors of any form, as the raw folder has them."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from string import Formatter
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +11,20 @@ import pyarrow.parquet as pq
 
 from befa.errors import ConfigError, DataError
 from befa.sources import tabular
+from befa.sources.base import columns_in
 from befa.sources.catalogue.description import CatalogueConfig
 
 TABLES = (".csv", ".tsv", ".parquet")
 
 FIRST_DATE, LAST_DATE = 1900_01_01, 2099_12_31
 """Numbers that are dates without their hyphens."""
+
+YEAR = 31_556_952
+LATEST = 130 * YEAR
+"""Seconds since 1970 that are the year 2100's."""
+
+NUMBERS = {r"-?\d+": pa.int64(), r"-?\d+\.0*|-?\d(\.\d+)?[eE]\+?\d+": pa.float64()}
+"""Of a text file's times, by the first of them; all else is a text."""
 
 
 def suffix_of(file: str) -> str:
@@ -36,12 +44,11 @@ def item_rows(raw: Path, config: CatalogueConfig, text: str | None = None) -> It
     header = _header(path)
     named = [config.items.item]
     if config.images is not None:
-        pattern = config.images.pattern or ""
-        named += [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+        named += columns_in(config.images.pattern or "")
         named += [name for name in (config.images.column, config.images.url) if name is not None]
     tabular.require(header, named, path.name)
     # A template's unknown column is told by who fills it.
-    named += [name for _, name, _, _ in Formatter().parse(text or "") if name in header]
+    named += [name for name in columns_in(text or "") if name in header]
     others = dict.fromkeys(header)
     for batch in batches_of(path, list(dict.fromkeys(named)), {}):
         columns = {name: _as_text(batch[name], name, path) for name in batch.schema.names}
@@ -94,7 +101,8 @@ def time_type(path: Path, column: str) -> pa.DataType:
     for batch in batches_of(path, [column], {}):
         known = batch[column].drop_null()
         if len(known):
-            return pa.int64() if known[0].as_py().lstrip("-").isdigit() else pa.string()
+            first = known[0].as_py().strip()
+            return next((kind for form, kind in NUMBERS.items() if re.fullmatch(form, first)), pa.string())
     return pa.string()
 
 
@@ -105,16 +113,21 @@ def seconds_of(column: pa.Array, unit: str, path: Path) -> pa.Array:
     if column.type in (pa.large_string(), pa.string_view()):
         column = column.cast(pa.string())
     try:
+        if pa.types.is_floating(column.type):  # what pandas makes of whole numbers where one is absent
+            column = column.cast(pa.int64())
         if pa.types.is_integer(column.type):
             _refuse_dates(column, path)
-            return pc.divide(column.cast(pa.int64()), 1_000 if unit == "ms" else 1)
+            seconds_E = pc.divide(column.cast(pa.int64()), 1_000 if unit == "ms" else 1)
+            _refuse_other_unit(seconds_E, unit, path)
+            return seconds_E
         if pa.types.is_timestamp(column.type):
             return column.cast(pa.timestamp("s", column.type.tz), safe=False).cast(pa.int64())
         if pa.types.is_string(column.type):
             return tabular.seconds_of_text(column)
         return tabular.seconds(column)
     except pa.ArrowInvalid as error:
-        raise DataError(f"times cannot be read ({error})", where=path.name, mend="give dates or numbers") from None
+        mend = "give dates, or whole numbers"
+        raise DataError(f"times cannot be read ({error})", where=path.name, mend=mend) from None
     except pa.ArrowNotImplementedError:
         raise DataError(
             f"times are {column.type}", where=path.name, mend="give dates, times or whole numbers"
@@ -129,6 +142,17 @@ def _refuse_dates(column: pa.Array, path: Path) -> None:
     if len(value_E) and (dates_E & (day_E >= 1) & (day_E <= 31)).all():
         what = f"times from {value_E.min()} to {value_E.max()} look like dates written as numbers"
         raise DataError(what, where=path.name, mend="write 2024-01-01, or seconds or milliseconds since 1970")
+
+
+def _refuse_other_unit(column: pa.Array, unit: str, path: Path) -> None:
+    """Milliseconds read as seconds lie far ahead, and seconds read as milliseconds in the first days of 1970."""
+    value_E = column.drop_null().to_numpy()
+    if len(value_E) and value_E.max() > LATEST:
+        what = f"times lie in the year {1970 + value_E.max() // YEAR}"
+        mend = "say `unit: ms` beside `time`" if unit == "s" else "give seconds or milliseconds since 1970"
+        raise DataError(what, where=path.name, mend=mend)
+    if len(value_E) and unit == "ms" and 0 < value_E.max() < YEAR:
+        raise DataError("times in milliseconds all lie in 1970", where=path.name, mend="say `unit: s` beside `time`")
 
 
 def as_ids(column: pa.Array, name: str, path: Path) -> pa.Array:
