@@ -325,6 +325,15 @@ def test_a_template_of_another_form_is_an_error(shop, template):
         list(catalogue.items(fetched(shop), template))
 
 
+def test_a_columns_name_has_the_blanks_that_the_file_has(shop):
+    (shop / "sales.csv").write_text('customer, sku,"date, local"\na,0012,2024-03-01\n')
+    named = {**INTERACTIONS, "action": None, "time": "date, local"}
+    with pytest.raises(DataError, match=r"no column 'sku' in .*did you mean ' sku'"):
+        list(catalogue.events(fetched(shop, interactions=named)))
+    named["item"] = " sku"
+    assert rows(catalogue.events(fetched(shop, interactions=named))) == [("a", "0012", 1709251200)]
+
+
 def test_a_file_that_is_separated_otherwise_says_so(shop):
     (shop / "sales.csv").write_text(SALES.replace(",", ";"))
     with pytest.raises(DataError, match="it is separated by semicolons: save it with commas, or with tabs"):

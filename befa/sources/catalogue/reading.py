@@ -1,5 +1,6 @@
 """Tables and vectors of any form, as the raw folder has them."""
 
+import csv
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -70,8 +71,8 @@ def _header(path: Path) -> list[str]:
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
                 return file.schema_arrow.names
-        with path.open(encoding="utf-8-sig") as file:
-            return tabular.columns(file.readline(), _delimiter(path))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return next(csv.reader(file, delimiter=_delimiter(path)), [])
 
 
 def _delimiter(path: Path) -> str:
