@@ -93,9 +93,9 @@ def read(
         log.warning("%s: left out %d malformed lines (first: %s)", where, wrong, first)
 
 
-def columns(path_or_line: str, delimiter: str = ",") -> list[str]:
-    """The names in a line of names."""
-    return [name.strip().strip('"') for name in path_or_line.lstrip("\ufeff").rstrip("\r\n").split(delimiter)]
+def columns(line: str) -> list[str]:
+    """The names in a line of names, with commas between them."""
+    return [name.strip().strip('"') for name in line.lstrip("\ufeff").rstrip("\r\n").split(",")]
 
 
 def require(present: list[str], wanted: Mapping[str, Any] | list[str], where: object) -> None:
