@@ -1,13 +1,16 @@
 """Errors that a user can act on: what went wrong, where, and the mend."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 LISTED = 40
 """Known names in a message."""
+
+COMPARED = 50_000
+"""Ids up to which an unknown one is compared with every one of them."""
 
 
 class BefaError(Exception):
@@ -51,6 +54,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     listing = f"known: {', '.join(known[:LISTED])}{more}"
     return f"did you mean {close[0]!r}? ({listing})" if close else listing
+
+
+def nearest_id(wanted: str, known: Sequence[str]) -> str:
+    """The mend for an unknown raw id, among as many as there may be."""
+    # difflib looks at every id; among many, at those that begin alike.
+    alike = known if len(known) <= COMPARED else [other for other in known if other[:3] == wanted[:3]]
+    close = difflib.get_close_matches(wanted, alike, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"ids are such as {', '.join(known[:3])}"
 
 
 def lookup(registry: Mapping[str, T], name: str, kind: str) -> T:

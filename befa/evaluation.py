@@ -15,7 +15,7 @@ from befa.errors import DataError
 from befa.metrics import TEST, Interactions, means, metrics_per_user
 from befa.paths import Layout
 from befa.problem import Problem
-from befa.ranking import rank, scorer
+from befa.ranking import masks, rank, scorer
 from befa.training import validate
 
 
@@ -38,14 +38,13 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     validation items stay candidates and count as misses, as in the field's reference code. Users without a training
     interaction are left out. Raises DataError when no user is left.
     """
-    train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
+    train = problem.train
     valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
     test = Interactions.of(*splits.read(layout.split(cell.dataset), "test"), problem.n_users)
     users = np.flatnonzero((test.counts > 0) & (train.counts > 0))
     if len(users) == 0:
         raise DataError("no test interaction of a known user", where=layout.split(cell.dataset), mend="split again")
-    masked = [train] if cell.protocol == "mmrec" else [train, valid]
-    top = rank(scorer(model), problem.n_items, users, masked)
+    top = rank(scorer(model), problem.n_items, users, masks(cell.protocol, train, valid))
     per_user = metrics_per_user(top, users, test)
     metrics = {
         "test": means(per_user),

@@ -5,12 +5,14 @@ Axis letters: see shapes.py.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, Protocol
 
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from befa.errors import DataError
+from befa.metrics import Interactions
 
 ProtocolName = Literal["clean", "mmrec"]
 """`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code
@@ -48,6 +50,11 @@ class Problem:
             if len(ids_E) and not 0 <= int(ids_E.min()) <= int(ids_E.max()) < count:
                 what = f"{name} ids from {int(ids_E.min())} to {int(ids_E.max())}, of {count} {name}s"
                 raise DataError(what, mend=f"ids count {name}s from 0, without gaps")
+
+    @cached_property
+    def train(self) -> Interactions:
+        """The training interactions by user, on the CPU."""
+        return Interactions.of(self.users_E.cpu().numpy(), self.items_E.cpu().numpy(), self.n_users)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from befa.errors import TrainingError
 from befa.metrics import CUTOFFS, Interactions
+from befa.problem import ProtocolName
 
 Scorer = Callable[[Tensor], Tensor]
 """From users [B] to their scores of all items [B, I], a tensor of the caller's own."""
@@ -88,13 +89,21 @@ def rank(
 
     A place that no candidate is left for holds -1. Raises TrainingError where a best score is NaN or infinite.
     """
-    chunk = max(1, SCORES_PER_CHUNK // n_items)
-    return np.concatenate([
-        _rank_chunk(score, part, masked, k) for part in _chunks(users_B, chunk)
-    ])  # fmt: skip
+    return np.concatenate([_ranked(score, part, masked, k) for part in chunks(users_B, n_items)])
 
 
-def _rank_chunk(score: Scorer, users_B: np.ndarray, masked: Sequence[Interactions], k: int) -> np.ndarray:
+def _ranked(score: Scorer, users_B: np.ndarray, masked: Sequence[Interactions], k: int) -> np.ndarray:
+    best_BK, top_BK = best(score, users_B, masked, k)
+    return torch.where(best_BK.isneginf(), -1, top_BK).cpu().numpy()
+
+
+def best(
+    score: Scorer, users_B: Int[np.ndarray, " B"], masked: Sequence[Interactions], k: int
+) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """Scores and items of the top `k` of all items for `users_B`, -inf for what `masked` gives them; all at once.
+
+    Raises TrainingError where a best score is NaN or infinite.
+    """
     scores_BI = score(torch.from_numpy(users_B))
     for interactions in masked:
         rows, items = interactions.rows(users_B)
@@ -104,11 +113,16 @@ def _rank_chunk(score: Scorer, users_B: np.ndarray, masked: Sequence[Interaction
     # What is no number stands before all others, so it is looked for among the best alone.
     if (best_BK.isnan() | best_BK.isposinf()).any():
         raise TrainingError("scores are not finite", mend="training has diverged: lower the learning rate")
-    top_BK = torch.where(best_BK.isneginf(), -1, top_BK)
-    return top_BK.cpu().numpy()
+    return best_BK, top_BK
 
 
-def _chunks(users_B: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    # One empty chunk for no users, so that the result has its shape.
+def masks(protocol: ProtocolName, train: Interactions, valid: Interactions) -> list[Interactions]:
+    """What is no candidate where a trained model is tested or used (docs/protocols.md)."""
+    return [train] if protocol == "mmrec" else [train, valid]
+
+
+def chunks(users_B: Int[np.ndarray, " B"], n_items: int) -> Iterator[Int[np.ndarray, " b"]]:
+    """As many users at a time as SCORES_PER_CHUNK allows; one empty chunk for no users, so that results have a shape."""
+    size = max(1, SCORES_PER_CHUNK // n_items)
     for start in range(0, max(1, len(users_B)), size):
         yield users_B[start : start + size]

@@ -1,6 +1,5 @@
 """What a trained cell recommends: the best items of any user, and the vectors behind the scores."""
 
-import difflib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,16 +17,13 @@ from torch import Tensor, nn
 from befa import splits, tables
 from befa.cells import Cell
 from befa.checkpoints import trained
-from befa.errors import ConfigError, DataError, TrainingError
+from befa.errors import ConfigError, DataError, TrainingError, nearest_id
 from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.problem import Problem
-from befa.ranking import Scorer, scorer, top_items
+from befa.ranking import Scorer, best, chunks, masks, scorer
 
 log = logging.getLogger(__name__)
-
-SCORES_AT_ONCE = 4_000_000
-"""16 MB of float32, so that memory does not grow with the number of users."""
 
 SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
 """Of what `Trained.recommend` gives; ranks count from 1."""
@@ -46,7 +42,6 @@ class Trained:
     """Raw ids by dense id."""
     items: pa.Array = field(repr=False)
     """Raw ids by dense id."""
-    train: Interactions = field(repr=False)
     valid: Interactions = field(repr=False)
 
     @classmethod
@@ -64,9 +59,8 @@ class Trained:
             tables.read_table(layout.filtered(cell.dataset) / f"{name}s.parquet", [name])[name].combine_chunks()
             for name in ("user", "item")
         ]
-        train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
         valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
-        return cls(cell, seed, sha256, model, problem, *ids, train, valid)
+        return cls(cell, seed, sha256, model, problem, *ids, valid)
 
     @property
     def about(self) -> dict[str, str]:
@@ -78,19 +72,19 @@ class Trained:
     @cached_property
     def known_users(self) -> Int[np.ndarray, " B"]:
         """Dense ids of the users that training has seen; of the others a model knows nothing."""
-        unknown = self.problem.n_users - int((self.train.counts > 0).sum())
+        unknown = self.problem.n_users - int((self.problem.train.counts > 0).sum())
         if unknown:
             log.info("%d users without a training interaction are left out", unknown)
-        return np.flatnonzero(self.train.counts > 0)
+        return np.flatnonzero(self.problem.train.counts > 0)
 
     def rows(self, users: Sequence[str]) -> Int[np.ndarray, " B"]:
         """Dense ids of raw ones. Raises DataError for a user who is unknown, or has no training interaction."""
         rows = pc.index_in(pa.array(users, pa.string()), value_set=self.users.cast(pa.string())).to_pylist()
         for user, row in zip(users, rows, strict=True):
             if row is None:
-                mend = _nearest(user, self.users.to_pylist())
+                mend = nearest_id(user, self.users.to_pylist())
                 raise DataError(f"unknown user {user!r}", where=f"the users of {self.cell.dataset}", mend=mend)
-            if self.train.counts[row] == 0:
+            if self.problem.train.counts[row] == 0:
                 what = f"user {user!r} has no training interaction: the model knows nothing of them"
                 raise DataError(what, mend="ask for another user, or change the split")
         return np.array(rows, dtype=np.int64)
@@ -103,10 +97,9 @@ class Trained:
         """
         if k < 1:
             raise ConfigError(f"{k} items are asked for", mend="ask for one at least")
-        masked = [self.train] if self.cell.protocol == "mmrec" else [self.train, self.valid]
-        size = max(1, SCORES_AT_ONCE // self.problem.n_items)
-        for start in range(0, len(users_B), size):
-            yield self._best(users_B[start : start + size], k, [] if include_known else masked)
+        masked = [] if include_known else masks(self.cell.protocol, self.problem.train, self.valid)
+        for part in chunks(users_B, self.problem.n_items):
+            yield self._best(part, k, masked)
 
     def vectors(self) -> tuple[pa.Table, pa.Table]:
         """Users (those that training has seen) and items, each with a `vector`; a score is the dot product of two.
@@ -129,14 +122,9 @@ class Trained:
         return scorer(self.model)
 
     def _best(self, users_B: Int[np.ndarray, " B"], k: int, masked: Sequence[Interactions]) -> pa.Table:
-        scores_BI = self._score(torch.from_numpy(users_B))
-        for interactions in masked:
-            rows, items = interactions.rows(users_B)
-            scores_BI[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
-        top_BK = top_items(scores_BI, k)
-        best_BK = scores_BI.gather(1, top_BK).cpu().numpy()
+        best_BK, top_BK = (found.cpu().numpy() for found in best(self._score, users_B, masked, k))
         row_n, place_n = np.nonzero(best_BK > -np.inf)  # where no candidate is left, there is nothing to recommend
-        top_n = top_BK.cpu().numpy()[row_n, place_n]
+        top_n = top_BK[row_n, place_n]
         columns = [
             self.users.take(pa.array(users_B[row_n])),
             pa.array(place_n + 1, pa.int32()),
@@ -148,10 +136,3 @@ class Trained:
 
 def _lists(x_nd: Float[Tensor, "n d"]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(x_nd.cpu().numpy().ravel()), x_nd.shape[1])
-
-
-def _nearest(user: str, known: Sequence[str]) -> str:
-    # difflib looks at every id; among many, at those that begin alike.
-    alike = known if len(known) <= 50_000 else [other for other in known if other[:3] == user[:3]]
-    close = difflib.get_close_matches(user, alike, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"ids are such as {', '.join(known[:3])}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,20 +24,17 @@ def whole(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
+    part.unlink(missing_ok=True)
     try:
+        part.touch()  # to see what rights a new file has: the umask can only be read by setting it, for all threads
+        rights = stat.S_IMODE(part.stat().st_mode)
         yield part
         with part.open("rb+") as written:
             os.fsync(written.fileno())
-        part.chmod(0o666 & ~_umask())
+        part.chmod(rights)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    umask = os.umask(0o022)  # it can only be read by setting it
-    os.umask(umask)
-    return umask
 
 
 def write_table(

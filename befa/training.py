@@ -118,18 +118,17 @@ class EarlyStopping:
 
 def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[str, float]:
     """All metrics on the validation part: every item is a candidate but the user's training items."""
-    users, train = _validated_users(problem, valid)
-    top = rank(scorer(model), problem.n_items, users, [train])
+    users = _validated_users(problem, valid)
+    top = rank(scorer(model), problem.n_items, users, [problem.train])
     return means(metrics_per_user(top, users, valid))
 
 
-def _validated_users(problem: Problem, valid: Interactions) -> tuple[np.ndarray, Interactions]:
-    """Users with both training and validation interactions, and the former. Raises DataError where there is none."""
-    train = Interactions.of(problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy(), problem.n_users)
-    users = np.flatnonzero((valid.counts > 0) & (train.counts > 0))
+def _validated_users(problem: Problem, valid: Interactions) -> np.ndarray:
+    """Users with both training and validation interactions. Raises DataError where there is none."""
+    users = np.flatnonzero((valid.counts > 0) & (problem.train.counts > 0))
     if len(users) == 0:
         raise DataError("no user has both training and validation interactions", mend="change the split's shares")
-    return users, train
+    return users
 
 
 def _validated(model: nn.Module, problem: Problem, valid: Interactions, epoch: int) -> dict[str, float]:

@@ -104,7 +104,6 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     from befa.adam import Adam
     from befa.adapters import ADAPTERS
     from befa.devices import keep_freed_memory
-    from befa.metrics import Interactions
     from befa.models import MODELS
     from befa.rng import stream
     from befa.sampling import batches
@@ -165,7 +164,7 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     seconds = {phase: first[phase] + rest[phase] / (run - 1) * (total - 1) for phase in PHASES}
     trained, evaluation = peak(), None
     if not large:
-        train = Interactions.of(problem.users_E.numpy(), problem.items_E.numpy(), problem.n_users)
+        train = problem.train
         users = np.flatnonzero((valid.counts > 0) & (train.counts > 0))
         asked = users[: reference.EVALUATED_AT_ONCE] if slow else users
         model.eval()

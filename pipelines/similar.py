@@ -1,6 +1,5 @@
 """What an encoder takes for alike: the items nearest to an item, or to a text, on the terminal."""
 
-import difflib
 import json
 import logging
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from befa import config, search, tables
-from befa.errors import ConfigError, DataError, EncoderError, FeatureError, nearest
+from befa.errors import ConfigError, DataError, EncoderError, FeatureError, nearest, nearest_id
 from befa.feature_store import ENCODED, Modality, metadata_of, stage
 from befa.paths import Layout
 from befa.search import Index
@@ -127,10 +126,7 @@ def _require_vector(item: str, index: Index, path: Path, by: Modality) -> None:
     table = tables.read_table(path, ["item", "status", "reason"])
     row = pc.index(table["item"], pa.scalar(item)).as_py()
     if row < 0:
-        known = table["item"].to_pylist()
-        close = difflib.get_close_matches(item, known, n=3, cutoff=0.5)
-        mend = f"did you mean {' or '.join(map(repr, close))}?" if close else f"ids are such as {', '.join(known[:3])}"
-        raise DataError(f"unknown item {item!r}", where=path, mend=mend)
+        raise DataError(f"unknown item {item!r}", where=path, mend=nearest_id(item, table["item"].to_pylist()))
     status, reason = table["status"][row].as_py(), table["reason"][row].as_py()
     other = next(name for name in ENCODED if name != by)
     raise DataError(

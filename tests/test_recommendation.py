@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from befa import recommendation, splits, tables
+from befa import ranking, splits, tables
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions
 from befa.paths import Layout
@@ -53,8 +53,8 @@ def known(made, *parts):
 
 def test_the_lists_are_those_that_the_test_ranks(made, run, monkeypatch):
     valid = Interactions.of(*splits.read(made.split("small"), "valid"), len(USERS))
-    wanted = rank(scorer(run.model), len(ITEMS), run.known_users, [run.train, valid], k=8)
-    monkeypatch.setattr(recommendation, "SCORES_AT_ONCE", 3 * len(ITEMS))  # three users at a time
+    wanted = rank(scorer(run.model), len(ITEMS), run.known_users, [run.problem.train, valid], k=8)
+    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", 3 * len(ITEMS))  # three users at a time
     found = lists(run, [USERS[row] for row in run.known_users], 8)
     for row, items in zip(run.known_users, wanted, strict=True):
         assert [line["item"] for line in found[USERS[row]]] == [ITEMS[item] for item in items if item >= 0]
@@ -68,6 +68,14 @@ def test_a_list_is_ranked_and_scored_by_the_vectors(run):
         scores = [float(users_Ud[number] @ items_Id[ITEMS.index(row["item"])]) for row in rows]
         assert [row["score"] for row in rows] == pytest.approx(scores, rel=1e-5)
         assert scores == sorted(scores, reverse=True)
+
+
+def test_scores_that_overflow_are_told_and_not_left_out(made):
+    run = Trained.open(made, made.run(*NAMES))
+    with torch.no_grad():
+        run.model.items[3] = torch.finfo(torch.float32).max
+    with pytest.raises(TrainingError, match="scores are not finite"):
+        lists(run, USERS, 5)
 
 
 def test_what_a_user_has_is_left_out_unless_it_is_wanted(made, run):
@@ -130,7 +138,7 @@ def test_a_user_whom_training_has_not_seen_is_no_user_of_the_model(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
 def test_lists_of_all_users_in_a_file(made, run, suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(recommendation, "SCORES_AT_ONCE", 3 * len(ITEMS))
+    monkeypatch.setattr(ranking, "SCORES_PER_CHUNK", 3 * len(ITEMS))
     path = tmp_path / f"lists{suffix}"
     assert recommend.write(made, made.run(*NAMES), path, k=4) == len(USERS)
     read = {
