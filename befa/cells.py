@@ -167,10 +167,8 @@ class Settings:
         tuned, own = getattr(self.tuned, part), config.load(self._params, block, kind)
         if not tuned:
             return own
-        merged: Any = {part: {**(config.block(self._params, block) or {}), **tuned}}
-        for above in reversed(self._above):
-            merged = {above: merged}
-        return config.load(merged, ".".join((*self._above, part)), kind)
+        merged = {**(config.block(self._params, block) or {}), **tuned}
+        return config.check(merged, ".".join((*self._above, part)), kind)
 
 
 @configuration
@@ -229,7 +227,7 @@ class Cell:
         model, adapter = lookup(MODELS, stored["model"], "model"), lookup(ADAPTERS, stored["adapter"], "adapter")
         typed = {"network": model.Config, "adaptation": adapter.Config}
         parts = {key: config.load(stored, key, kind, where=where) for key, kind in typed.items()}
-        return replace(config.load({"cell": stored}, "cell", cls, where=where), **parts)
+        return replace(config.check(stored, "cell", cls, where=where), **parts)
 
     def write(self, path: Path) -> None:
         """As JSON."""
@@ -274,7 +272,7 @@ def _numbered(path: Path, kind: Literal["item", "user"]) -> pa.Table:
 def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask", "mean"]) -> Content:
     """Content from a store's matrix, whose absent rows are NaN, by the policy for absent items."""
     fill = values_Ic[present_I].mean(0) if missing == "mean" and present_I.any() else 0.0
-    filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32)
+    filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32, copy=False)
     marked_I = np.ones_like(present_I) if missing == "mean" and present_I.any() else present_I
     return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
 

@@ -1,4 +1,4 @@
-"""Reading params.yaml into frozen dataclasses. No other module reads that file."""
+"""Blocks of params.yaml, and of files like it, as frozen dataclasses (pipelines/params_file.py changes params.yaml)."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def _require_names(value: Any, path: Path, above: str = "the top level") -> None
 
 
 def block(params: Mapping[str, Any], name: str, *, where: str = "params.yaml") -> Any:
-    """The value at a dotted `name` ("datasets.hm.filter"). Raises ConfigError naming the first absent part.
+    """The value at a dotted `name` ("datasets.hm.window"). Raises ConfigError naming the first absent part.
 
     `where`: the file that `params` was read from.
     """
@@ -84,7 +84,11 @@ def load(params: Mapping[str, Any], name: str, cls: Any, *, where: str = "params
     `where`: the file that `params` was read from. Raises ConfigError that names it, the key, what is wrong with that,
     and the nearest known key.
     """
-    value = block(params, name, where=where)
+    return check(block(params, name, where=where), name, cls, where=where)
+
+
+def check(value: Any, name: str, cls: Any, *, where: str = "params.yaml") -> Any:
+    """`value`, which stands at the dotted `name` in `where`, as a `cls`; see `load`."""
     try:
         # Through JSON: pydantic's strict mode then still lets a list be a tuple and a string be a date.
         # An empty block (`network:` with nothing below) is one of defaults, where a block is wanted.

@@ -34,7 +34,8 @@ def report(path: Path) -> dict[str, Any]:
     """
     table = tables.read_table(path)
     status, digests = table["status"], table["source_sha256"].filter(pc.equal(table["status"], "ok"))
-    counts = {name: status.to_pylist().count(name) for name in ("ok", "missing", "corrupt")}
+    by_status = Counter(status.to_pylist())
+    counts = {name: by_status[name] for name in ("ok", "missing", "corrupt")}
     reasons = Counter(reason for reason in table["reason"].to_pylist() if reason is not None)
     result: dict[str, Any] = {"items": len(table), **counts}
     if "truncated" in table.column_names:

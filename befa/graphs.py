@@ -53,9 +53,16 @@ def user_item_block(problem: Problem) -> SparseMatrix:
     return SparseMatrix(problem.users_E, problem.items_E, weights_E, shape)
 
 
-def propagate(adjacency: SparseMatrix, z_Nd: Float[Tensor, "N d"], layers: int) -> Float[Tensor, "N d"]:
-    """The mean of z, Az, ..., A^layers z: equal weight to every layer (LightGCN, arXiv 2002.02126, eq. 4)."""
-    return layer_mean(adjacency, z_Nd, layers)
+def propagate(
+    adjacency: SparseMatrix, users_Ud: Float[Tensor, "U d"], items_Id: Float[Tensor, "I d"], layers: int
+) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
+    """Users and items of the mean of z, Az, ..., A^layers z, z = [users ; items]: LightGCN's (arXiv 2002.02126, eq. 4).
+
+    Every layer has the same weight.
+    """
+    sizes = [len(users_Ud), len(items_Id)]
+    users_Ud, items_Id = layer_mean(adjacency, torch.cat([users_Ud, items_Id]), layers).split(sizes)
+    return users_Ud, items_Id
 
 
 def hops(graph: SparseMatrix, z_Id: Float[Tensor, "I d"], layers: int) -> Float[Tensor, "I d"]:
@@ -95,7 +102,7 @@ def laplacian_values(
     return values_E * scale_I[rows_E] * scale_I[columns_E]
 
 
-def cosine_graph(content: Content, k: int, *, name: str, block: int = BLOCK) -> SparseMatrix:
+def cosine_graph(content: Content, k: int, *, name: str) -> SparseMatrix:
     """The item graph [I, I] of LATTICE and MGCN: k nearest items, cosine weights, D^-1/2 S D^-1/2 (D: row sums).
 
     Directed, self included (LATTICE, arXiv 2104.09036). No gradient. Rows and columns of absent items are
@@ -103,18 +110,18 @@ def cosine_graph(content: Content, k: int, *, name: str, block: int = BLOCK) -> 
     """
     _require_directions(content, name)
     n_items = len(content.present_I)
-    rows_E, columns_E, cosines_E = cosine_edges(content.values_Ic.detach(), content.present_I, k, block=block)
+    rows_E, columns_E, cosines_E = cosine_edges(content.values_Ic.detach(), content.present_I, k)
     return SparseMatrix(rows_E, columns_E, laplacian_values(rows_E, columns_E, cosines_E, n_items), (n_items, n_items))
 
 
-def binary_graph(content: Content, k: int, *, name: str, block: int = BLOCK) -> SparseMatrix:
+def binary_graph(content: Content, k: int, *, name: str) -> SparseMatrix:
     """The item graph [I, I] of FREEDOM (arXiv 2211.06924): k nearest items by cosine, each with weight 1/k.
 
     Same neighbours, absences and errors as `cosine_graph`; k counts the neighbours a row really has.
     """
     _require_directions(content, name)
     n_items = len(content.present_I)
-    rows_E, columns_E, _ = cosine_edges(content.values_Ic.detach(), content.present_I, k, block=block)
+    rows_E, columns_E, _ = cosine_edges(content.values_Ic.detach(), content.present_I, k)
     weights_E = 1 / torch.bincount(rows_E, minlength=n_items)[rows_E]
     return SparseMatrix(rows_E, columns_E, weights_E, (n_items, n_items))
 

@@ -122,7 +122,7 @@ def masks(protocol: ProtocolName, train: Interactions, valid: Interactions) -> l
 
 
 def chunks(users_B: Int[np.ndarray, " B"], n_items: int) -> Iterator[Int[np.ndarray, " b"]]:
-    """As many users at a time as SCORES_PER_CHUNK allows; one empty chunk for no users, so that results have a shape."""
+    """As many users at a time as SCORES_PER_CHUNK allows; one empty chunk for no users: results then have a shape."""
     size = max(1, SCORES_PER_CHUNK // n_items)
     for start in range(0, max(1, len(users_B)), size):
         yield users_B[start : start + size]

@@ -76,7 +76,7 @@ def _checked(
     where, values = f"tuning.space.{name}", _block(params, own)
 
     def valid(key: str, value: Any) -> Any:
-        return getattr(_load(where, {**values, key: value}, kind), key)
+        return getattr(config.check({**values, key: value}, where, kind), key)
 
     known = [field.name for field in fields(kind)]
     found = {}
@@ -84,7 +84,7 @@ def _checked(
         if key not in known:
             raise ConfigError(f"unknown key '{where}.{key}'", where="params.yaml", mend=nearest(key, known))
         if isinstance(given, Mapping):
-            limits = _load(f"{where}.{key}", given, Range)
+            limits = config.check(given, f"{where}.{key}", Range)
             found[key] = _range(
                 f"{where}.{key}", limits, valid(key, limits.low), valid(key, limits.high), get_type_hints(kind)[key]
             )
@@ -106,13 +106,6 @@ def _block(params: Mapping[str, Any], name: str) -> dict[str, Any]:
             what = f"'{'.'.join(parts[:number])}' is {json.dumps(value, default=str)}, and no block"
             raise ConfigError(what, where="params.yaml", mend="give its settings by name")
     return value or {}
-
-
-def _load(name: str, value: Any, kind: Any) -> Any:
-    """`value` as a `kind`; errors say that it stands at the dotted `name`."""
-    for above in reversed(name.split(".")):
-        value = {above: value}
-    return config.load(value, name, kind)
 
 
 def _choices(name: str, values: list[Any]) -> BaseDistribution:

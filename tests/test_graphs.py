@@ -10,7 +10,7 @@ from befa import graphs
 from befa.errors import FeatureError
 from befa.problem import Content, Problem
 from befa.rng import stream
-from befa.sparse import SparseMatrix, pair_dots
+from befa.sparse import SparseMatrix, layer_mean, pair_dots
 
 SQUARE = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=10)
 PAIRS = st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=25)
@@ -61,8 +61,10 @@ def test_propagation_is_the_mean_of_the_layers():
     adjacency = graphs.symmetric_adjacency(users, items, 2, 2, epsilon=0.0)
     z, a = torch.randn(4, 3, generator=stream(0, "z")), adjacency.dense()
     expected = (z + a @ z + a @ a @ z) / 3
-    torch.testing.assert_close(graphs.propagate(adjacency, z, 2), expected)
-    torch.testing.assert_close(graphs.propagate(adjacency, z, 0), z)
+    for layers, mean in ((2, expected), (0, z)):
+        users_Ud, items_Id = graphs.propagate(adjacency, *z.split([2, 2]), layers)
+        torch.testing.assert_close(users_Ud, mean[:2])
+        torch.testing.assert_close(items_Id, mean[2:])
 
 
 @given(SQUARE, st.integers(0, 3))
@@ -71,9 +73,9 @@ def test_the_mean_of_the_layers_has_the_gradient_of_its_terms(pairs, layers):
     rows, columns = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
     matrix = SparseMatrix(rows, columns, torch.randn(len(pairs), dtype=torch.float64, generator=rng), (4, 4))
     z = torch.randn(4, 2, dtype=torch.float64, generator=rng, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda y: graphs.propagate(matrix, y, layers), z)
+    assert torch.autograd.gradcheck(lambda y: layer_mean(matrix, y, layers), z)
     torch.testing.assert_close(
-        graphs.propagate(matrix, z, layers),
+        layer_mean(matrix, z, layers),
         sum(matrix.dense().matrix_power(n) @ z for n in range(layers + 1)) / (layers + 1),
     )
 

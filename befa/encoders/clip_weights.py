@@ -1,10 +1,10 @@
 """Where a CLIP's weights lie: fetched once by their tag, or a local checkpoint or folder; never one for another."""
 
-import hashlib
 import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from open_clip.constants import HF_WEIGHTS_NAME
 
-from befa.downloads import PATIENT, AbsentError, KnownFile, Policy, Progress, fetch, mirrors, shown, verify
+from befa.downloads import PATIENT, AbsentError, Fetched, KnownFile, Policy, Progress, fetch, mirrors, shown, verify
 from befa.downloads import need as need_of_file
 from befa.encoders import clip_model
 from befa.encoders.clip_config import OpenClipConfig
@@ -133,11 +133,11 @@ def fetched(
         else:
             mirror = mirror or from_where.place
             names = [name for name in from_where.names if mirror.endswith(name)] or from_where.names
-        path = into / _fetch_first(names, mirror, into, known, progress=progress, policy=policy)
+        came = _fetch_first(names, mirror, into, known, progress=progress, policy=policy)
     except (ConfigError, DataError) as error:
         raise EncoderError(error.what, where=error.where, mend=_mend(label, into, record)) from None
-    _write_record(path, shown(mirror))
-    return path
+    write_json(into / RECORD, {**asdict(came), "from": shown(mirror)})
+    return into / came.name
 
 
 def need(folder: Path, config: OpenClipConfig) -> Need:
@@ -228,11 +228,11 @@ def _on_hub(repository: str, names: Sequence[str], known: KnownFile) -> tuple[st
     raise DataError(f"the hub has no {' and no '.join(names)}", where=_page(repository))
 
 
-def _fetch_first(names: Sequence[str], mirror: str, into: Path, known: KnownFile, **options: Any) -> str:
+def _fetch_first(names: Sequence[str], mirror: str, into: Path, known: KnownFile, **options: Any) -> Fetched:
     """The first of the names that the mirror has."""
     for name in names:
         try:
-            return fetch(name, mirror, into, known, **options).name
+            return fetch(name, mirror, into, known, **options)
         except AbsentError:
             if name == names[-1]:
                 raise
@@ -253,13 +253,6 @@ def _read_record(into: Path) -> dict[str, Any]:
     except DataError:
         found = {}
     return found if isinstance(found, dict) and {"name", "bytes", "sha256"} <= found.keys() else {}
-
-
-def _write_record(path: Path, place: str) -> None:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    about = {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256, "from": place}
-    write_json(path.with_name(RECORD), about)
 
 
 def _label(config: OpenClipConfig) -> str:

@@ -2,13 +2,11 @@
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Num, UInt8
-from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -49,7 +47,7 @@ class ImageBindConfig:
 
 
 class ImageBindEncoder:
-    """A frozen ImageBind (arXiv 2305.05665) for images and texts, in evaluation mode and without gradients.
+    """A frozen ImageBind (arXiv 2305.05665) for images and texts: an OpenClipEncoder with ImageBind's weights.
 
     Vectors are the towers' projected outputs divided by their length. Text is cut at the model's full context; an
     over-long one keeps its end token and is flagged. Departs from the authors' code in that it never multiplies text
@@ -59,22 +57,6 @@ class ImageBindEncoder:
     Config = ImageBindConfig
     modalities = ("image", "text")
 
-    def __init__(self, towers: OpenClipEncoder) -> None:
-        self._towers = towers
-        self.model = towers.model
-        self.device = towers.device
-        self.batch_size = towers.batch_size
-        self.normalise = towers.normalise
-        self.precision = towers.precision
-        self.text_preprocessing = towers.text_preprocessing
-        self.text_lengths = towers.text_lengths
-        self.dimension: int = towers.dimension
-        """Width of image and text vectors."""
-        self.identity: dict[str, str] = towers.identity
-        """What a vector depends on beside its picture or text; the epsilon of the norms is in its architecture."""
-        self.preprocessing: str = towers.preprocessing
-        """What is done to a picture before the tower sees it, as canonical JSON."""
-
     @classmethod
     def load(
         cls,
@@ -83,7 +65,7 @@ class ImageBindEncoder:
         device: torch.device | str = "cpu",
         *,
         progress: Progress | None = None,
-    ) -> "ImageBindEncoder":
+    ) -> OpenClipEncoder:
         """The encoder of `config`; a checkpoint that is to be downloaded lies in `folder`.
 
         `progress` is told the bytes of a download.
@@ -99,7 +81,7 @@ class ImageBindEncoder:
             clip_model.load_weights(model, convert(state), where=path)
         except EncoderError as error:
             raise EncoderError(error.what, where=path, mend=PUBLISHED) from None
-        towers = OpenClipEncoder(
+        return OpenClipEncoder(
             model,
             description,
             clip_model.preprocess_config({}, model),
@@ -108,27 +90,6 @@ class ImageBindEncoder:
             batch_size=config.batch_size,
             device=device,
         )
-        return cls(towers)
-
-    def preprocess(self, picture: Image.Image) -> Float[Tensor, "3 H W"]:
-        """Resizes, crops and normalises an RGB picture."""
-        return self._towers.preprocess(picture)
-
-    def pixels(self, picture: Image.Image) -> UInt8[Tensor, "3 H W"]:
-        """Resizes and crops an RGB picture."""
-        return self._towers.pixels(picture)
-
-    def encode_images(self, pixels_B3HW: Num[Tensor, "B 3 H W"]) -> Float[Tensor, "B d"]:
-        """Image vectors, of length one, on the CPU, of pictures as `preprocess` or as `pixels` gives them."""
-        return self._towers.encode_images(pixels_B3HW)
-
-    def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B L"], Int[Tensor, " B"], Bool[Tensor, " B"]]:
-        """Token ids padded with zeros to the context, how many of them are tokens, and which texts were cut."""
-        return self._towers.tokenize(texts)
-
-    def encode_texts(self, tokens_BL: Int[Tensor, "B L"]) -> Float[Tensor, "B d"]:
-        """Text vectors of tokenized texts, of length one, on the CPU."""
-        return self._towers.encode_texts(tokens_BL)
 
 
 def model_config(architecture: Architecture | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pydantic import Field
@@ -86,8 +85,7 @@ class BM3(nn.Module):
             return self.predict(users_Ud), self.predict(items_Id)
 
     def _propagated(self) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
-        z_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        users_Ud, items_Id = z_Nd.split([len(self.users), len(self.items)])
+        users_Ud, items_Id = propagate(self.adjacency, self.users, self.items, self.config.layers)
         return users_Ud, items_Id + self.items
 
     def _target(self, x_Bd: Float[Tensor, "B d"], rng: Generator) -> Float[Tensor, "B d"]:

@@ -99,8 +99,7 @@ class Freedom(nn.Module):
             return self._propagated(self.adjacency)
 
     def _propagated(self, adjacency: SparseMatrix) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
-        z_Nd = propagate(adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        users_Ud, items_Id = z_Nd.split([len(self.users), len(self.items)])
+        users_Ud, items_Id = propagate(adjacency, self.users, self.items, self.config.layers)
         return users_Ud, items_Id + hops(self.item_graph, self.items, self.config.item_layers)
 
     def _edges(self) -> tuple[Tensor, Tensor, int, int]:

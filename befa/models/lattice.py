@@ -89,8 +89,7 @@ class Lattice(nn.Module):
             return self._propagated(self._item_graph(unused))
 
     def _propagated(self, graph: SparseMatrix) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
-        z_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        users_Ud, items_Id = z_Nd.split([len(self.users), len(self.items)])
+        users_Ud, items_Id = propagate(self.adjacency, self.users, self.items, self.config.layers)
         return users_Ud, items_Id + F.normalize(hops(graph, self.items, self.config.item_layers))
 
     def _item_graph(self, rng: Generator) -> SparseMatrix:

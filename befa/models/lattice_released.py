@@ -83,8 +83,7 @@ class LatticeReleased(nn.Module):
             return self._vectors(unused)
 
     def _vectors(self, rng: Generator) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
-        z_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        users_Ud, items_Id = z_Nd.split([len(self.users), len(self.items)])
+        users_Ud, items_Id = propagate(self.adjacency, self.users, self.items, self.config.layers)
         smooth_Id = torch.zeros_like(items_Id)
         for name, tower in self.towers.items():
             y_Id, _ = tower(None, self.items, rng=rng)

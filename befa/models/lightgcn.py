@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Generator, Tensor, nn
@@ -63,6 +62,4 @@ class LightGCN(nn.Module):
             return self._propagated()
 
     def _propagated(self) -> tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]:
-        z_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
-        users_Ud, items_Id = z_Nd.split([len(self.users), len(self.items)])
-        return users_Ud, items_Id
+        return propagate(self.adjacency, self.users, self.items, self.config.layers)

@@ -12,11 +12,12 @@ from torch import Generator, Tensor, nn
 from befa.adapters.base import Adapter
 from befa.config import configuration
 from befa.content import content_towers
-from befa.graphs import cosine_graph, hops, propagate, symmetric_adjacency, user_item_block
+from befa.graphs import cosine_graph, hops, symmetric_adjacency, user_item_block
 from befa.layers import linear, table
 from befa.losses import bpr, info_nce, squared_norms
 from befa.models.base import evaluating
 from befa.problem import Batch, Problem
+from befa.sparse import layer_mean
 
 
 @configuration
@@ -119,7 +120,7 @@ class MGCN(nn.Module):
         self, rng: Generator
     ) -> tuple[Float[Tensor, "N d"], list[tuple[Float[Tensor, "U d"], Float[Tensor, "I d"]]]]:
         """C and the Q_m, users and items apart."""
-        behaviour_Nd = propagate(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
+        behaviour_Nd = layer_mean(self.adjacency, torch.cat([self.users, self.items]), self.config.layers)
         views = []
         for name, tower in self.towers.items():
             x_Id, present_I = tower(None, self.items, rng=rng)

@@ -76,8 +76,7 @@ class CatalogueConfig:
 
 def description_in(raw: Path) -> CatalogueConfig:
     """The description of the raw folder `raw`."""
-    stored = tables.read_json(raw / DESCRIPTION)
-    return configurations.load({"catalogue": stored}, "catalogue", CatalogueConfig)
+    return configurations.check(tables.read_json(raw / DESCRIPTION), "catalogue", CatalogueConfig)
 
 
 def picture_path(config: CatalogueConfig, row: Mapping[str, str | None]) -> str | None:
