@@ -56,7 +56,7 @@ def data_sha256(problem: Problem, valid: Interactions) -> str:
     return digest.hexdigest()
 
 
-def trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "cpu") -> tuple[nn.Module, Problem]:
+def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "cpu") -> tuple[nn.Module, Problem]:
     """The model of one seed of the run in `folder`, as training left it, and the problem it was trained on.
 
     Raises TrainingError when the checkpoint is absent, does not fit its configuration, or is of other data than the

@@ -1,9 +1,9 @@
-"""Reading the feature store: one Parquet file per dataset, encoder and modality, joined by item id.
+"""The feature store: one Parquet file per dataset, encoder and modality, joined by item id.
 
 Columns: item (raw id), vector (float32 numbers, little-endian, as bytes of one width; null where there is none), status
 (ok, missing, corrupt), reason, source_sha256, and for text n_tokens and truncated. As bytes, vectors are read and
 written several times as fast as lists of numbers; elsewhere: `numpy.frombuffer(vector, "<f4")`. The file's metadata say
-what made it; features.py writes it.
+what made it. features.py writes what an encoder makes, `write_given` what came as vectors.
 """
 
 from collections.abc import Mapping, Sequence

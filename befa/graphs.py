@@ -75,12 +75,13 @@ def hops(graph: SparseMatrix, z_Id: Float[Tensor, "I d"], layers: int) -> Float[
 def cosine_edges(
     values_Ic: Float[Tensor, "I c"], present_I: Bool[Tensor, " I"], k: int, *, block: int = BLOCK
 ) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"], Float[Tensor, " E"]]:
-    """Each present item's `k` nearest present items by cosine, itself among them: rows, columns, cosines in [-1, 1].
+    """Each present item's `k` nearest present items by cosine: rows, columns, cosines in [-1, 1].
 
-    The choice has no gradient, the cosines have one to `values_Ic`. Absent items take no part; `k` is capped at the
-    number of present ones, so E = P min(k, P). Cosines are compared in steps of 2^-24 (6e-8), and of equal ones the
-    lower id is nearer: duplicates thus give the same graph whatever the order of summation. No more than `block`
-    similarities, or one row of them, are held at once. A row of norm 0 has cosine 0 with all.
+    An item is its own neighbour, unless `k` equal ones of lower ids are. The choice has no gradient, the cosines have
+    one to `values_Ic`. Absent items take no part; `k` is capped at the number of present ones, so E = P min(k, P).
+    Cosines are compared in steps of 2^-24 (6e-8), and of equal ones the lower id is nearer: duplicates thus give the
+    same graph whatever the order of summation. No more than `block` similarities, or one row of them, are held at once.
+    A row of norm 0 has cosine 0 with all.
     """
     items_P = present_I.nonzero().squeeze(1)
     values_Pc = values_Ic.detach() if present_I.all() else values_Ic.detach()[items_P]  # no copy without need

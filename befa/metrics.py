@@ -59,7 +59,7 @@ def metrics_per_user(
     - precision@K = sum_{k<=K} hit_k / K;
     - ndcg@K = sum_{k<=K} hit_k / log2(k+1) over the same sum of min(n, K) hits in a row;
     - map@K = sum_{k<=K} (hits up to k / k) hit_k / min(K, n).
-    These are MMRec's definitions (specs: protocol 3.3); LATTICE's own NDCG is another. Every user has a positive.
+    These are MMRec's definitions; LATTICE's own NDCG is another. Every user has a positive.
     """
     n_B = positives.counts[users_B].astype(np.float64)
     hits_BK = _hits(top_BK, users_B, positives)

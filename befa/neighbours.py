@@ -1,4 +1,4 @@
-"""Who is nearest to whom by cosine, exactly: the one top-k routine of the item graphs, the reports and the search.
+"""Who is nearest to whom by cosine, exactly: for the item graphs and the reports; befa/search.py shares its ordering.
 
 Candidates are proposed in float32 (by faiss on the CPU, if it is installed; else by torch), their cosines taken again
 in float64 and rounded to steps of 2^-24, the finest that float32 holds below 1; of equal ones the lower row is nearer.
@@ -39,10 +39,11 @@ TINY = torch.finfo(torch.float64).tiny
 def nearest(
     values_Nc: Float[Tensor, "N c"], k: int, *, queries_Q: Int64[Tensor, " Q"] | None = None, block: int = BLOCK
 ) -> Int64[Tensor, "Q k"]:
-    """The `k` rows nearest to each of the rows `queries_Q` (to every row if None), itself among them, nearest first.
+    """The `k` rows nearest to each of the rows `queries_Q` (to every row if None), nearest first.
 
-    `k` is capped at N. A row of norm 0 has cosine 0 with all. Beyond a float32 copy of the rows, memory does not grow
-    with N but for the answer: no more than `block` similarities, or one row of them, are held at once.
+    A row is among its own, unless `k` equal ones stand before it. `k` is capped at N. A row of norm 0 has cosine 0 with
+    all. Beyond a float32 copy of the rows, memory does not grow with N but for the answer: no more than `block`
+    similarities, or one row of them, are held at once.
     """
     values_Nc = values_Nc.detach()
     n, k = len(values_Nc), min(k, len(values_Nc))

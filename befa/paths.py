@@ -1,4 +1,4 @@
-"""Where every file lies. No other module spells a path under data/."""
+"""Where every artifact's folder lies, and every file that more than one stage reads by name."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -87,7 +87,8 @@ def rank(
 ) -> Int[np.ndarray, "B K"]:
     """The top `k` of all items for `users_B`, without the items that `masked` gives them; chunked over users.
 
-    A place that no candidate is left for holds -1. Raises TrainingError where a best score is NaN or infinite.
+    A place that no candidate is left for, or one of score -inf, holds -1. Raises TrainingError where a best score is
+    NaN or inf.
     """
     return np.concatenate([_ranked(score, part, masked, k) for part in chunks(users_B, n_items)])
 
@@ -102,7 +103,7 @@ def best(
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """Scores and items of the top `k` of all items for `users_B`, -inf for what `masked` gives them; all at once.
 
-    Raises TrainingError where a best score is NaN or infinite.
+    Raises TrainingError where a best score is NaN or inf.
     """
     scores_BI = score(torch.from_numpy(users_B))
     for interactions in masked:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from befa import splits, tables
 from befa.cells import Cell
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.errors import ConfigError, DataError, TrainingError, nearest_id
 from befa.metrics import Interactions
 from befa.paths import Layout
@@ -26,11 +26,11 @@ from befa.ranking import Scorer, best, chunks, masks, scorer
 log = logging.getLogger(__name__)
 
 SCHEMA = pa.schema([("user", pa.string()), ("rank", pa.int32()), ("item", pa.string()), ("score", pa.float32())])
-"""Of what `Trained.recommend` gives; ranks count from 1."""
+"""Of what `TrainedRun.recommend` gives; ranks count from 1."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedRun:
     """One seed of a trained cell, and the raw ids that its rows stand for."""
 
     cell: Cell
@@ -45,14 +45,14 @@ class Trained:
     valid: Interactions = field(repr=False)
 
     @classmethod
-    def open(cls, layout: Layout, folder: Path, seed: int | None = None) -> "Trained":
-        """The run in `folder` (None: its first seed). Raises ConfigError for a seed it has not; see also `trained`."""
+    def open(cls, layout: Layout, folder: Path, seed: int | None = None) -> "TrainedRun":
+        """The run in `folder` (None: its first seed). Raises ConfigError for a seed it has not; see `load_trained`."""
         cell = Cell.read(folder / "config.json")
         seeds = cell.training.seeds
         seed = seeds[0] if seed is None else seed
         if seed not in seeds:
             raise ConfigError(f"no seed {seed}", where=folder, mend=f"known: {', '.join(map(str, seeds))}")
-        model, problem = trained(layout, folder, cell, seed)
+        model, problem = load_trained(layout, folder, cell, seed)
         with layout.checkpoint(folder, seed).open("rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
         ids = [

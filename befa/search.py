@@ -1,4 +1,4 @@
-"""Nearest items by cosine, through faiss: an index of a feature store's vectors, kept beside it in one file.
+"""Nearest items by cosine, through faiss: an index of a feature store's vectors, in one file below data/indexes/.
 
 faiss proposes candidates in float32; their cosines are then taken again in float64 and rounded to steps (as in
 befa/neighbours.py), and equal ones are ordered by item id. Answers thus depend neither on how many queries come at

@@ -25,8 +25,8 @@ def split(interactions: pa.Table, config: SplitConfig) -> pa.Table:
     """The interactions with a column `split`, sorted by user, then item.
 
     Rules; n is a user's number of interactions:
-    - `random`: per user, max(1, round(n * test)) drawn for the test, likewise for validation, the rest is train: one
-      at least, at the cost of validation first where the shares leave none.
+    - `random`: per user, max(1, round(n * test)), halves up, drawn for the test, likewise for validation (none for a
+      share of 0), the rest is train: one at least, at the cost of validation first where the shares leave none.
     - `user_time`: the same counts; a user's latest are the test, those before them validation.
     - `global_time`: the latest share of all interactions is the test, that before it validation. Users and items that
       training does not know occur; evaluation leaves out such users and counts them.

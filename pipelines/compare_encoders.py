@@ -2,15 +2,15 @@
 
 from typing import Any
 
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from befa.compare import compare
 from befa.errors import DataError
-from befa.images import ImageError, decode
 from befa.paths import Layout
 from befa.rng import numpy_stream
-from pipelines.encoding import item_table, loaded, one_thread, picture_table
+from pipelines.encoding import item_table, loaded, one_thread, picture, picture_table
 
 
 def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> dict[str, Any]:
@@ -19,18 +19,12 @@ def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -
     Raises DataError when the sample has neither a picture nor a text that can be read.
     """
     one_thread()
-    encoders = [loaded(layout, dataset, name)[0] for name in (first, second)]
+    encoders = [loaded(layout, dataset, name) for name in (first, second)]
     references, files = picture_table(layout, dataset)
-    texts = item_table(layout, dataset, "text")["text"].to_pylist()
+    texts = item_table(layout, dataset)["text"].to_pylist()
     rows = numpy_stream(1, "compare").permutation(len(texts))[:sample]
-    pictures = []
-    for row in rows:
-        try:
-            reference = references["image"][int(row)].as_py()
-            if reference is not None:
-                pictures.append(decode(files.read(reference)))
-        except ImageError:
-            continue
+    pictures = [picture(files, reference) for reference in references["image"].take(pa.array(rows)).to_pylist()]
+    pictures = [each for each in pictures if each is not None]
     sentences = [texts[row] for row in rows if texts[row]]
     if not pictures and not sentences:
         raise DataError("no item of the sample has a picture or a text", where=dataset, mend="take a larger sample")

@@ -5,12 +5,13 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from PIL import Image
 
 from befa import config, tables
 from befa.encoders import ENCODERS
-from befa.encoders.base import Loading
+from befa.encoders.base import Encoder, Loading
 from befa.errors import ConfigError, EncoderError, lookup
-from befa.images import ImageFiles
+from befa.images import ImageError, ImageFiles, decode
 from befa.paths import Layout
 from pipelines.progress import progress
 
@@ -27,15 +28,15 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
 
 
-def loaded(layout: Layout, dataset: str, encoder: str, device: str = "cpu") -> tuple[Any, Any]:
-    """The encoder as a dataset uses it, and its configuration; see `require_identified`."""
+def loaded(layout: Layout, dataset: str, encoder: str, device: str = "cpu") -> Encoder:
+    """The encoder as a dataset uses it; see `require_identified`."""
     loading = loading_of(layout, dataset, encoder)
     network = fetched(encoder, loading, device)
     require_identified(layout, dataset, encoder, network.identity)
-    return network, loading.config
+    return network
 
 
-def fetched(encoder: str, loading: Loading, device: str) -> Any:
+def fetched(encoder: str, loading: Loading, device: str) -> Encoder:
     """The encoder, with a progress line where its weights have yet to be downloaded: there are gigabytes of some."""
     with progress(f"weights of {encoder}", "bytes") as report:
         return loading(device, report)
@@ -77,6 +78,14 @@ def picture_table(layout: Layout, dataset: str) -> tuple[pa.Table, ImageFiles]:
     return references, ImageFiles(layout.data.resolve())
 
 
-def item_table(layout: Layout, dataset: str, column: str) -> pa.Table:
-    """Raw item ids and one more column ("text") of the filtered catalogue."""
-    return tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", column])
+def picture(files: ImageFiles, reference: str | None) -> Image.Image | None:
+    """The picture, or None where there is none that can be read (the feature store counts these)."""
+    try:
+        return None if reference is None else decode(files.read(reference))
+    except ImageError:
+        return None
+
+
+def item_table(layout: Layout, dataset: str) -> pa.Table:
+    """Raw item ids and texts of the filtered catalogue."""
+    return tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Trained:
+class Training:
     """What training leaves, and what it was given."""
 
     model: nn.Module
@@ -35,9 +35,9 @@ class Trained:
     """How many these are: fewer than the history has where an earlier process trained some of them."""
 
 
-def trained(
+def train(
     layout: Layout, cell: Cell, seed: int, device: str, saved: Callable[[str], Saved], what: str | None = None
-) -> Trained:
+) -> Training:
     """Trains a cell from `seed`, taking up what `saved` (called with the training's identity) holds of it.
 
     Progress is shown as of `what`; None: of model and adapter.
@@ -63,4 +63,4 @@ def trained(
     best, epochs = fitted.history[fitted.best_epoch][monitor], len(fitted.history)
     told = f"{what} seed {seed}, best epoch {fitted.best_epoch} of {epochs}: {monitor} {best:.4f}"
     log.info("%s (%.1f s)", told, time.monotonic() - start)
-    return Trained(model, problem, data_sha256, fitted, seconds, here)
+    return Training(model, problem, data_sha256, fitted, seconds, here)

@@ -19,7 +19,7 @@ from befa import config, tables
 from befa.cells import Cell, training_stage
 from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
-from befa.recommendation import SCHEMA, Trained
+from befa.recommendation import SCHEMA, TrainedRun
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def folder_of(layout: Layout, run: Path | None, names: Mapping[str, str | None])
 def show(
     layout: Layout, folder: Path, users: Sequence[str], *, k: int, seed: int | None = None, include_known: bool = False
 ) -> None:
-    """Prints the `k` best items of each user as a table. Raises what `Trained` raises."""
+    """Prints the `k` best items of each user as a table. Raises what `TrainedRun` raises."""
     if not users:
         raise ConfigError("no user is named", mend="give --user, or --output for the lists of all users")
     run, users = _opened(layout, folder, seed), list(dict.fromkeys(users))
@@ -90,7 +90,7 @@ def write(
     """Writes the lists of `users`, or of all that training has seen, to `output`; returns how many users they are of.
 
     Columns: those of recommendation.SCHEMA, title and picture. Users are taken some at a time, so memory does not grow
-    with them. Raises ConfigError for an unknown suffix, and what `Trained` raises.
+    with them. Raises ConfigError for an unknown suffix, and what `TrainedRun` raises.
     """
     if output.suffix not in WRITERS:
         raise ConfigError(
@@ -116,7 +116,7 @@ def write(
 def export(layout: Layout, folder: Path, output: Path, *, seed: int | None = None) -> tuple[int, int]:
     """Writes users.parquet and items.parquet into `output`, both or none; returns how many of each.
 
-    Their metadata say what made them. Raises TrainingError for a model without vectors; see `Trained.vectors`.
+    Their metadata say what made them. Raises TrainingError for a model without vectors; see `TrainedRun.vectors`.
     """
     users_path, items_path = output / "users.parquet", output / "items.parquet"
     if output.exists() and not output.is_dir():
@@ -133,8 +133,8 @@ def export(layout: Layout, folder: Path, output: Path, *, seed: int | None = Non
     return len(users), len(items)
 
 
-def _opened(layout: Layout, folder: Path, seed: int | None) -> Trained:
-    run = Trained.open(layout, folder, seed)
+def _opened(layout: Layout, folder: Path, seed: int | None) -> TrainedRun:
+    run = TrainedRun.open(layout, folder, seed)
     torch.set_num_threads(run.cell.training.threads)  # as evaluation: the same sums
     return run
 

@@ -64,7 +64,7 @@ def run(
     if by not in ENCODED:
         raise ConfigError(f"unknown modality {by!r}", mend=f"{nearest(by, ENCODED)}: an encoder's vectors are searched")
     kind, _ = configured(config.read_params(layout.params), dataset, encoder)
-    towers = getattr(kind, "modalities", ENCODED)
+    towers = kind.modalities
     if by not in towers:
         raise EncoderError(f"encoder {encoder} has no {by} tower", mend=f"search by its {' or '.join(towers)}s")
     if text is not None and "text" not in towers:
@@ -79,10 +79,10 @@ def run(
     else:
         if not text.strip():
             raise ConfigError("the text is empty", mend="give it words")
-        query_1d = _encoded(text, loaded(layout, dataset, encoder)[0], path)
+        query_1d = _encoded(text, loaded(layout, dataset, encoder), path)
         scores, [items] = index.nearest(query_1d, k)
         cosines = scores[0]
-    titles = _column(item_table(layout, dataset, "text"), "text", items)
+    titles = _column(item_table(layout, dataset), "text", items)
     pictures = _column(picture_table(layout, dataset)[0], "image", items)
     rows = zip(cosines.tolist(), items, titles, pictures, strict=True)
     return [Similar(rank, *row) for rank, row in enumerate(rows, start=1)]
@@ -101,7 +101,7 @@ def show(
     """Prints what `run` finds, as a table."""
     found = run(dataset, encoder, layout=layout, item=item, text=text, by=by, k=k)
     if item is not None:
-        [words] = _column(item_table(layout, dataset, "text"), "text", [item])
+        [words] = _column(item_table(layout, dataset), "text", [item])
         sought = f"item {item} {_shortened(words)}".rstrip()
     else:
         sought = f'"{text}"'

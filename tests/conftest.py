@@ -66,17 +66,11 @@ def clip_config():
 def clip_folder(tmp_path_factory, catalogue, clip_config):
     """Folder of that CLIP, trained on the tiny catalogue. Not to be written to."""
     from befa.encoders.contrastive import train_clip
-    from befa.images import ImageError, ImageFiles, decode
-
-    def picture(reference):
-        try:
-            return decode(ImageFiles(catalogue).read(reference)) if reference else None
-        except ImageError:
-            return None
+    from befa.images import ImageFiles
+    from pipelines.encoding import picture
 
     items = [item for batch in demo.items(catalogue, None) for item in batch.to_pylist()]
     folder = tmp_path_factory.mktemp("encoder") / "clip"
-    train_clip(
-        [picture(item["image"]) for item in items], [item["text"] for item in items], clip_config, folder, seed=1
-    )
+    pictures = [picture(ImageFiles(catalogue), item["image"]) for item in items]
+    train_clip(pictures, [item["text"] for item in items], clip_config, folder)
     return folder

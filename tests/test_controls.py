@@ -9,7 +9,7 @@ from befa import feature_store, tables
 from befa.adapters import ADAPTERS
 from befa.adapters.befa import BeFA
 from befa.cells import Cell, FeaturesConfig, load_problem
-from befa.checkpoints import read, trained
+from befa.checkpoints import load_trained, read
 from befa.controls import controlled
 from befa.paths import Layout
 from befa.rng import numpy_stream, stream
@@ -153,7 +153,7 @@ def fixed_and_trained(tmp_path, adapters, network=None):
         at = small_project(tmp_path, adapter=adapter, network=network)
         train.run("small", "made", "bm3", adapter, at)
         folder = at.run("small", "made", "bm3", adapter)
-        model, problem = trained(at, folder, Cell.read(folder / "config.json"), 1)
+        model, problem = load_trained(at, folder, Cell.read(folder / "config.json"), 1)
         found[adapter] = (model, problem, tables.read_json(folder / "config.json"), read(at.checkpoint(folder, 1))[0])
     return found
 

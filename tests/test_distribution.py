@@ -13,7 +13,7 @@ from PIL import Image
 
 from befa import tables
 from befa.cells import Cell, build
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.models.base import evaluating
 from befa.report.distribution import (
@@ -237,7 +237,7 @@ def test_the_stage_writes_measures_and_picture_with_the_same_bytes_again(made):
     assert list(of) == ["none", "befa"]
     for adapter, measures in of.items():
         folder = made.run("small", "made", "bm3", adapter)
-        recommender, problem = trained(made, folder, Cell.read(folder / "config.json"), 1)
+        recommender, problem = load_trained(made, folder, Cell.read(folder / "config.json"), 1)
         wanted = distributions(recommender, problem, SMALL)["audio"].measures
         assert measures == asdict(wanted)
     assert of["none"]["uniformity"] != of["befa"]["uniformity"]

@@ -49,15 +49,15 @@ def test_weights_that_were_replaced_since_their_stage_are_an_error(tmp_path, cli
     YAML().dump(params, tmp_path / "params.yaml")
     layout = Layout(tmp_path)
     stage.run("demo", "clip", layout)
-    first, _ = encoding.loaded(layout, "demo", "clip")
+    first = encoding.loaded(layout, "demo", "clip")
     former, state = weights.read_bytes(), load_file(weights)
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights)
     message = r"another one than its stage identified \(first difference: weights_sha256\) in .*encoder\.json; .*"
     with pytest.raises(EncoderError, match=message + r"dvc repro --force encoder@demo-clip"):
         encoding.loaded(layout, "demo", "clip")
     weights.write_bytes(former)
-    assert encoding.loaded(layout, "demo", "clip")[0].identity == first.identity
+    assert encoding.loaded(layout, "demo", "clip").identity == first.identity
     save_file({**state, "logit_scale": state["logit_scale"] + 1}, weights)
     (layout.weights("demo", "clip") / "encoder.json").unlink()  # as DVC does before it runs the stage
     stage.run("demo", "clip", layout)
-    assert encoding.loaded(layout, "demo", "clip")[0].identity["weights_sha256"] != first.identity["weights_sha256"]
+    assert encoding.loaded(layout, "demo", "clip").identity["weights_sha256"] != first.identity["weights_sha256"]

@@ -14,7 +14,7 @@ from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions
 from befa.paths import Layout
 from befa.ranking import rank, scorer
-from befa.recommendation import Trained
+from befa.recommendation import TrainedRun
 from pipelines import recommend
 from pipelines.stages import evaluate, train
 from tests.small_project import ITEMS, NAMES, USERS, small_project
@@ -33,7 +33,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(made):
-    return Trained.open(made, made.run(*NAMES))
+    return TrainedRun.open(made, made.run(*NAMES))
 
 
 def lists(run, users, k, **options):
@@ -71,7 +71,7 @@ def test_a_list_is_ranked_and_scored_by_the_vectors(run):
 
 
 def test_scores_that_overflow_are_told_and_not_left_out(made):
-    run = Trained.open(made, made.run(*NAMES))
+    run = TrainedRun.open(made, made.run(*NAMES))
     with torch.no_grad():
         run.model.items[3] = torch.finfo(torch.float32).max
     with pytest.raises(TrainingError, match="scores are not finite"):
@@ -90,7 +90,7 @@ def test_validation_items_stay_candidates_under_mmrec(tmp_path):
     layout = small_project(tmp_path, epochs=1)
     layout.params.write_text(layout.params.read_text().replace("protocol: clean", "protocol: mmrec"))
     train.run(*NAMES, layout)
-    run, has = Trained.open(layout, layout.run(*NAMES)), known(layout, "train")
+    run, has = TrainedRun.open(layout, layout.run(*NAMES)), known(layout, "train")
     for user, rows in lists(run, USERS, 100).items():
         assert {row["item"] for row in rows} == {item for item in ITEMS if (user, item) not in has}
 
@@ -98,12 +98,12 @@ def test_validation_items_stay_candidates_under_mmrec(tmp_path):
 def test_each_seed_has_its_own_lists_and_metrics(made, run):
     folder = made.run(*NAMES)
     assert run.seed == 3  # the first
-    other = Trained.open(made, folder, 1)
+    other = TrainedRun.open(made, folder, 1)
     assert run.checkpoint_sha256 != other.checkpoint_sha256
     scores = [[row["score"] for row in lists(one, USERS[:1], 5)[USERS[0]]] for one in (run, other)]
     assert scores[0] != scores[1]
     with pytest.raises(ConfigError, match=r"no seed 2 in .*; known: 3, 1"):
-        Trained.open(made, folder, 2)
+        TrainedRun.open(made, folder, 2)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics["seeds"]) == ["3", "1"]
     assert metrics["test"]["ndcg@5"] == pytest.approx(
@@ -129,7 +129,7 @@ def test_a_user_whom_training_has_not_seen_is_no_user_of_the_model(tmp_path):
     names = np.where(first, "test", np.array(split["split"]))
     tables.write_table(layout.split("small"), split.set_column(2, "split", [names.tolist()]))
     train.run(*NAMES, layout)
-    run = Trained.open(layout, layout.run(*NAMES))
+    run = TrainedRun.open(layout, layout.run(*NAMES))
     with pytest.raises(DataError, match="user 'user00' has no training interaction"):
         run.rows(["user00"])
     assert len(run.known_users) == len(USERS) - 1
@@ -227,7 +227,7 @@ def test_vectors_make_the_scores_in_any_other_system(made, run, tmp_path):
     assert [table.column_names for table in tables_] == [["user", "vector"], ["item", "vector"]]
     assert {str(table["vector"].type) for table in tables_} == {"fixed_size_list<element: float>[8]"}
     users, items = (np.array(table["vector"].to_pylist(), dtype=np.float32) for table in tables_)
-    own = Trained.open(made, made.run(*NAMES), 1)
+    own = TrainedRun.open(made, made.run(*NAMES), 1)
     score = scorer(own.model)(torch.arange(len(USERS))).numpy()
     np.testing.assert_allclose(users @ items.T, score, rtol=1e-5, atol=1e-6)
     for table in tables_:

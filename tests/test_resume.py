@@ -261,18 +261,18 @@ def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
     layout = small_project(tmp_path, epochs=1)
     train.run(*NAMES, layout)
     folder, cell = layout.run(*NAMES), train.Cell.read(layout.run(*NAMES) / "config.json")
-    model, problem = checkpoints.trained(layout, folder, cell, 1)
+    model, problem = checkpoints.load_trained(layout, folder, cell, 1)
     assert not model.training
     assert len(problem.users_E)
     with pytest.raises(TrainingError, match=r"no such checkpoint in .*2\.safetensors; run its train stage"):
-        checkpoints.trained(layout, folder, cell, 2)
+        checkpoints.load_trained(layout, folder, cell, 2)
     wider = dataclasses.replace(cell, network=dataclasses.replace(cell.network, width=9))
     with pytest.raises(TrainingError, match=r"does not fit its configuration .*dvc repro train@small-made-bm3-befa"):
-        checkpoints.trained(layout, folder, wider, 1)
+        checkpoints.load_trained(layout, folder, wider, 1)
     state, about = checkpoints.read(layout.checkpoint(folder, 1))
     checkpoints.write(layout.checkpoint(folder, 1), state | {"users": state["users"] / 0}, about)
     with pytest.raises(TrainingError, match="a parameter is not finite: training has diverged"):
-        checkpoints.trained(layout, folder, cell, 1)
+        checkpoints.load_trained(layout, folder, cell, 1)
     checkpoints.write(layout.checkpoint(folder, 1), state, about)
     # Other validation pairs chose another epoch, and some of the test may be among those that chose this one.
     split = tables.read_table(layout.split("small"))
@@ -281,7 +281,7 @@ def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
     swapped = pc.if_else(held, other, split["split"].cast("string"))
     tables.write_table(layout.split("small"), split.set_column(2, "split", swapped))
     with pytest.raises(TrainingError, match="trained on another split, or on other features"):
-        checkpoints.trained(layout, folder, cell, 1)
+        checkpoints.load_trained(layout, folder, cell, 1)
     tables.write_table(layout.split("small"), split)
     small_split = checkpoints.load_problem
     one_less = small_split(layout, cell, 1)
@@ -289,4 +289,4 @@ def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "load_problem", lambda *_: one_less)
         with pytest.raises(TrainingError, match="trained on another split, or on other features"):
-            checkpoints.trained(layout, folder, cell, 1)
+            checkpoints.load_trained(layout, folder, cell, 1)

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 
 from befa import config, resuming, tables
 from befa.cells import Cell
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.errors import ConfigError
 from befa.evaluation import Evaluation
 from befa.report.sensitivity import BASE, LEARNED, SensitivityConfig, draw, points, sentence, summary
@@ -86,7 +86,7 @@ def test_the_learned_lambda_is_the_trained_adapters(made):
     assert {name: learned[name] for name in result} == result
     folder = made.run(*CELL, "learned_width")
     for seed in (1, 2):
-        model, _ = trained(made, folder, Cell.read(folder / "config.json"), seed)
+        model, _ = load_trained(made, folder, Cell.read(folder / "config.json"), seed)
         assert learned["lambdas"][str(seed)] == {"audio": model.towers["audio"].adapter.learned_lambda}
     assert learned["lambda"]["audio"] == pytest.approx(np.mean([of["audio"] for of in learned["lambdas"].values()]))
     assert learned["lambda"]["audio"] != 2.0

@@ -17,7 +17,7 @@ class LearnedWidthConfig:
     """Defaults: the widest and the published width of the paper's Figure 10."""
 
     widest: Annotated[float, Field(gt=0)] = 8.0
-    """Lambda of all units: the size of the layers, and more than can be learned by 0.7 `softness`."""
+    """Lambda of all units: the size of the layers, and more than can be learned (0.7 `softness` if that is small)."""
     start: Annotated[float, Field(gt=0)] = 4.0
     """Lambda at the start; at most `widest`, of which 99 % are taken then: beyond that theta would hardly move."""
     softness: Annotated[float, Field(gt=0)] = 0.125
@@ -36,13 +36,13 @@ class LearnedWidthConfig:
 class LearnedWidth(nn.Module):
     """BeFA's published network whose hidden units are switched off from a learned place on: [n, d] -> [n, d].
 
-    With the notation of `BeFA` (variant `released`), j = 0 .. d1 - 1 the hidden units, d1 = round(widest d), s the
-    `softness` times d and w a learned width in units, w = d1 sigmoid(theta):
+    With the notation of `BeFA` (variant `released`), j = 0 .. d1 - 1 the hidden units, d1 = max(1, round(widest d)), s
+    the `softness` times d and w a learned width in units, w = d1 sigmoid(theta):
         m_j = sigmoid((w - j - 1/2) / s)
         h1 = m (.) tanh(drop(relu(W1 x + b1))),  h2 = m (.) drop(relu(W2 h1 + b2)),  y = e (.) sigmoid(W3 h2 + b3)
-    `learned_lambda` is sum_j m_j / d: the units in use over d. As the gate is soft it lies between s ln 2 / d, where w
-    is 0, and d1 / d - s ln 2 / d, where w is d1: with the defaults and d = 64, between 0.09 and 7.91. Dropout is not
-    rescaled by m, so that a closed unit is as if it were not there.
+    `learned_lambda` is sum_j m_j / d: the units in use over d. As the gate is soft it lies, for s well below d1,
+    between s ln 2 / d, where w is 0, and d1 / d - s ln 2 / d, where w is d1: by default from 0.09 to 7.91. Dropout is
+    not rescaled by m, so that a closed unit is as if it were not there.
 
     Nothing but the host's loss acts on theta: there is no price on width, so what is learned is what training finds
     useful, not what would suffice. It is a local search from `start`, at the host's learning rate: Adam moves theta by

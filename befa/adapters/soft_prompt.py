@@ -25,7 +25,7 @@ class SoftPrompt(nn.Module):
     the two together are b at twice its learning rate. It adds no function that the base recommender lacks.
 
     p starts at zero, so that training begins at the base recommender, as LoRA's does. Nothing needs a random start:
-    there is one vector, so no symmetry to break, and its gradient does not depend on its value.
+    there is one vector, so no symmetry to break, and zero is no place where its gradient vanishes.
     """
 
     Config = SoftPromptConfig

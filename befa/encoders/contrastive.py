@@ -38,14 +38,12 @@ def train_clip(
     config: OpenClipConfig,
     folder: Path,
     *,
-    seed: int,
-    device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a CLIP (arXiv 2103.00020) on (picture, title) pairs and writes it to `folder` in open_clip's form.
 
     Pairs that lack a picture or a title are left out. AdamW, half a cosine after a linear warm-up, random crops and
-    mirrors. The same pairs, configuration and seed give the same bytes on one machine. Pictures are taken one by one,
+    mirrors. The same pairs and configuration give the same bytes on one machine. Pictures are taken one by one,
     and kept at the encoder's size, a byte a channel. `progress` is called with steps done and their number.
 
     Returns pairs used and left out, the loss (nats) of every epoch, the temperature's inverse, and how often each
@@ -56,11 +54,11 @@ def train_clip(
     if not isinstance(architecture, Architecture) or training is None:
         raise EncoderError("nothing to train", mend="give the encoder an architecture of its own and a training block")
     description = architecture.model_config()
-    model = clip_model.build(description, seed=seed).to(device)
+    model = clip_model.build(description, seed=training.seed)
     with torch.no_grad():
         model.visual.positional_embedding.mul_(POSITION_GAIN)
     preprocessing = clip_model.preprocess_config(clip_model.default_preprocessing(), model)
-    encoder = OpenClipEncoder(model, description, preprocessing, device=device)
+    encoder = OpenClipEncoder(model, description, preprocessing)
     model.requires_grad_(True).train()
 
     kept, kept_titles, left_out = [], [], 0
@@ -75,7 +73,7 @@ def train_clip(
     pixels_N3HW = torch.stack(kept)
     kept.clear()
     tokens_NL, _, _ = encoder.tokenize(kept_titles)
-    losses = _fit(model, encoder, pixels_N3HW, tokens_NL, training, seed=seed, device=device, progress=progress)
+    losses = _fit(model, encoder, pixels_N3HW, tokens_NL, training, progress=progress)
 
     model.eval()
     clip_model.write_folder(folder, model, description)
@@ -109,12 +107,10 @@ def _fit(
     tokens_NL: Int[Tensor, "N L"],
     training: ContrastiveConfig,
     *,
-    seed: int,
-    device: torch.device | str,
     progress: Callable[[int, int], None] | None,
 ) -> list[float]:
     """Runs all steps and returns the mean loss of every epoch; a last batch of a single pair is left out."""
-    shuffle, augment = stream(seed, "clip", "shuffle"), stream(seed, "clip", "augment")
+    shuffle, augment = stream(training.seed, "clip", "shuffle"), stream(training.seed, "clip", "augment")
     n, size = len(pixels_N3HW), min(training.batch_size, len(pixels_N3HW))
     starts = [start for start in range(0, n, size) if n - start > 1]
     steps = training.epochs * len(starts)
@@ -126,9 +122,9 @@ def _fit(
         total = 0.0
         for start in starts:
             rows = order_N[start : start + size]
-            pixels_B3HW = encoder.normalised(pixels_N3HW[rows].to(device)).cpu()
-            seen_B3HW = crop(pixels_B3HW, training.crop, flip=training.flip, rng=augment).to(device)
-            image_Bd, text_Bd = model.encode_image(seen_B3HW), model.encode_text(tokens_NL[rows].to(device))
+            pixels_B3HW = encoder.normalised(pixels_N3HW[rows])
+            seen_B3HW = crop(pixels_B3HW, training.crop, flip=training.flip, rng=augment)
+            image_Bd, text_Bd = model.encode_image(seen_B3HW), model.encode_text(tokens_NL[rows])
             loss = info_nce(image_Bd, text_Bd, model.logit_scale)
             if not torch.isfinite(loss):
                 raise TrainingError(

@@ -17,10 +17,8 @@ from torchvision.transforms import Normalize, ToTensor
 
 from befa.downloads import Progress
 from befa.encoders import clip_model, clip_weights
-from befa.encoders.clip_config import Architecture, OpenClipConfig
+from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import EncoderError
-
-__all__ = ["Architecture", "OpenClipConfig", "OpenClipEncoder"]
 
 LEGACY = {"resize_mode": "squash", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bicubic"}
 LEGACY_CHARACTERS = 20

@@ -79,12 +79,10 @@ class SbertEncoder:
         *,
         max_tokens: int,
         normalise: bool,
-        batch_size: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         self.model = model.eval().requires_grad_(False).float().to(device)
         self.device = torch.device(device)
-        self.batch_size = batch_size
         self.max_tokens = max_tokens
         self.normalise = normalise or type(list(model)[-1]).__name__ == "Normalize"
         """Whether vectors have length one, by the model's own pipeline or by the parameter."""
@@ -148,13 +146,8 @@ class SbertEncoder:
             _identity(files, modules),
             max_tokens=config.max_tokens or limit,
             normalise=config.normalise,
-            batch_size=config.batch_size,
             device=device,
         )
-
-    def preprocess(self, picture: Image.Image) -> NoReturn:
-        """Raises EncoderError: there is no image tower."""
-        _no_pictures()
 
     def pixels(self, picture: Image.Image) -> NoReturn:
         """Raises EncoderError: there is no image tower."""

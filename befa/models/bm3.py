@@ -45,8 +45,8 @@ class BM3(nn.Module):
         + content_weight * sum_m [ C(P h_m, t(i)) + C(P h_m, t(h_m)) ]
     A pair's score is P(u) . P(i): content, and with it the adapter, acts through training only.
 
-    Departs from the reference code (MMRec e775373): content is projected, and targets are dropped, for the batch's
-    rows only, so an item that stands in a batch twice gets two dropout masks. The content terms are means over the
+    Departs from the reference code (MMRec e775373): content is projected, and targets are dropped, for the batch's rows
+    only, so a user or item that stands in a batch twice gets two dropout masks. The content terms are means over the
     rows whose item is present in m, 0 when none is. `Batch.negatives_B` is not used.
     """
 

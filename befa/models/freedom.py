@@ -112,7 +112,8 @@ class Freedom(nn.Module):
         arrival_E = torch.empty(len(users_E), dtype=torch.float64, device=rng.device).exponential_(generator=rng)
         arrival_E = arrival_E.to(users_E.device) / edge_weights(*self._edges(), epsilon=EPSILON)
         kept = arrival_E.argsort()[: int(len(users_E) * (1 - self.config.edge_dropout))]
-        return symmetric_adjacency(users_E[kept], items_E[kept], *sizes, epsilon=EPSILON)
+        thinned = symmetric_adjacency(users_E[kept], items_E[kept], *sizes, epsilon=EPSILON)
+        return thinned.to(self.users.dtype)
 
 
 def _item_graph(problem: Problem, config: FreedomConfig) -> SparseMatrix:

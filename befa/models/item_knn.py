@@ -28,8 +28,8 @@ class ItemKNNConfig:
 class ItemKNN(nn.Module):
     """Scores an item by its likeness to the user's items: what the encoder's features give without any training.
 
-    With N_m(i) the k nearest items of i in modality m by cosine (i among them), H_u the user's training items, M the
-    number of modalities, the item-based form of Sarwar et al. (WWW 2001, doi 10.1145/371920.372071):
+    With N_m(i) the k nearest items of i in modality m by cosine (i among them: `cosine_edges`), H_u the user's training
+    items, M the number of modalities, the item-based form of Sarwar et al. (WWW 2001, doi 10.1145/371920.372071):
         score(u, i) = (1 / M) sum_m sum_{j in H_u and N_m(i)} cos(F_m,i, F_m,j)      in [-|H_u|, |H_u|]
     Features are the encoder's own: projections and adapters belong to models that train them, so adapters are taken
     and left.

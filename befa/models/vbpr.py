@@ -40,11 +40,11 @@ class VBPR(nn.Module):
 
     Departs from the paper (eq. 4-6): no biases, no visual bias beta', one user table for both halves, and
     `embedding_norms`, all as in the reference code (MMRec e775373). Departs from that: it projects the concatenated
-    modalities by one linear layer, W [F_1 ; F_2] + b; here each modality has its own F_m W_m + b_m, so that an
-    adapter sees one modality. Without adapter that is the same function, W split by columns and b = sum_m b_m, but
-    b is the sum of as many parameters and Adam moves it by as many steps at once; and each W_m, b_m starts as
-    torch's layer of its own width does. -log sigmoid has no 1e-10 inside the logarithm. An item that is absent in m
-    adds nothing for it, b_m neither.
+    modalities by one linear layer, W [F_1 ; F_2] + b; here each modality has its own F_m W_m + b_m, so that an adapter
+    sees one modality. Without adapter that is the same function, W split by columns and b = sum_m b_m, but b is the sum
+    of as many parameters and Adam moves it by as many steps at once; and each W_m, b_m starts as torch's layer of its
+    own width does, where the reference code's W is Xavier normal and its b 0. -log sigmoid has no 1e-10 inside the
+    logarithm. An item that is absent in m adds nothing for it, b_m neither.
     """
 
     Config = VBPRConfig

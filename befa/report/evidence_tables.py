@@ -13,7 +13,7 @@ from befa.report.values import Row, Table, Value
 from befa.significance import Comparison
 
 METRIC = "recall@20"
-"""The one that training is stopped by."""
+"""The one that training is stopped by, unless params.yaml says otherwise."""
 OVER_BASE = {
     "befa": "BeFA",
     "constant_gate": "constant gate",

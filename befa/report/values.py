@@ -37,7 +37,7 @@ class Value:
 
     @property
     def not_run(self) -> bool:
-        """Whether it waits for a result; without one that there is, it is not to be measured."""
+        """Whether there is no result yet; False also where there is one that has no such figure."""
         return self.ours is None and self.state.status in ("absent", "unlisted")
 
     @property

@@ -1,5 +1,6 @@
 """Reading delimited text as a stream: blocks of a file, never the whole of it."""
 
+import csv
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def read(
 
 def columns(line: str) -> list[str]:
     """The names in a line of names, with commas between them."""
-    return [name.strip().strip('"') for name in line.lstrip("\ufeff").rstrip("\r\n").split(",")]
+    return [name.strip() for name in next(csv.reader([line.lstrip("\ufeff")]))]
 
 
 def require(present: list[str], wanted: Mapping[str, Any] | list[str], where: object) -> None:

@@ -14,13 +14,13 @@ from befa.attribution.explaining import AttributionConfig, Explained, heatmaps
 from befa.attribution.heatmap import METHODS, Heatmap
 from befa.attribution.measures import differences, measured
 from befa.cells import Cell
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.devices import deterministic
 from befa.errors import DataError
-from befa.images import ImageError, ImageFiles, decode
+from befa.images import ImageFiles
 from befa.paths import Layout
 from befa.rng import numpy_stream
-from pipelines.encoding import loaded, picture_table
+from pipelines.encoding import item_table, loaded, picture, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -32,23 +32,23 @@ ADAPTERS = {"none": "without adapter", "befa": "with BeFA", "lora": "with LoRA",
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
     """Writes heatmaps.parquet, heatmaps.png and scores.json; measures against objects where the source knows them.
 
-    scores.json has `measured` and `angles` of the cell without adapter (`none`) and of this one, and `difference`, of
-    this one less the other. Of a cell with several seeds, the first one's model is looked into.
+    scores.json has, of the cell without adapter (`none`) and of this one, `behaviour` (angles) and each of METHODS'
+    measures, and `difference`, of this one less the other. Of several seeds, the first one's model is looked into.
     """
     params = config.read_params(layout.params)
     cfg = config.load(params, "attribution", AttributionConfig)
     into = layout.attribution(dataset, encoder, model, adapter)
     deterministic(1)  # Grad-CAM goes back through the tower's attention
-    network, _ = loaded(layout, dataset, encoder, device)
+    network = loaded(layout, dataset, encoder, device)
     items, pixels, pictures, objects = _sample(layout, dataset, cfg, network)
     known = [None if one is None else torch.from_numpy(one) for one in objects]
-    ids = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"]).to_pylist()
+    ids = item_table(layout, dataset).to_pylist()
     scores: dict[str, object] = {"items": len(items), "with_object": sum(one is not None for one in known)}
     explained = {}
     for cell_adapter in dict.fromkeys(("none", adapter)):
         folder = layout.run(dataset, encoder, model, cell_adapter)
         cell = Cell.read(folder / "config.json")
-        recommender, problem = trained(layout, folder, cell, cell.training.seeds[0], device)
+        recommender, problem = load_trained(layout, folder, cell, cell.training.seeds[0], device)
         explained[cell_adapter] = Explained.of(recommender, network, cfg.ids)
         encoded_Ic = problem.contents["image"].values_Ic
         scores[cell_adapter] = {"behaviour": explained[cell_adapter].angles(encoded_Ic)}
@@ -129,24 +129,17 @@ def _sample(layout: Layout, dataset: str, cfg: AttributionConfig, network: objec
     for place in numpy_stream(cfg.seed, "attribution").permutation(len(order)).tolist():
         if len(items) == cfg.items:
             break
-        picture = _picture(files, reference_of.get(order[place]))
-        if picture is None:
+        shown = picture(files, reference_of.get(order[place]))
+        if shown is None:
             continue
-        seen = network.pixels(picture)
-        mask = None if masks is None else _picture(masks, f"masks.zip/{order[place]}.png")
+        seen = network.pixels(shown)
+        mask = None if masks is None else picture(masks, f"masks.zip/{order[place]}.png")
         # A mask is cut as its picture is.
         known = None if mask is None else network.pixels(mask)[0].numpy() > 127
         items.append(place)
-        pixels.append(network.preprocess(picture))
+        pixels.append(network.preprocess(shown))
         pictures.append(Image.fromarray(seen.permute(1, 2, 0).numpy()))
         objects.append(known)
     if not items:
         raise DataError("no item has a picture", where=layout.media(dataset), mend="choose a dataset with images")
     return items, pixels, pictures, objects
-
-
-def _picture(files: ImageFiles, reference: str | None) -> Image.Image | None:
-    try:
-        return None if reference is None else decode(files.read(reference))
-    except ImageError:
-        return None

@@ -6,7 +6,7 @@ import torch
 
 from befa import config, tables
 from befa.cells import Cell
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.paths import Layout
 from befa.report.distribution import DistributionConfig, as_json, distributions, draw
 
@@ -25,7 +25,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
         cell = Cell.read(folder / "config.json")
         torch.set_num_threads(cell.training.threads)
         seeds[cell_adapter] = cell.training.seeds[0]
-        recommender, problem = trained(layout, folder, cell, seeds[cell_adapter])
+        recommender, problem = load_trained(layout, folder, cell, seeds[cell_adapter])
         found[cell_adapter] = distributions(recommender, problem, cfg)
     measures, into = as_json(found), layout.distribution(dataset, encoder, model, adapter)
     draw(into.with_suffix(".png"), found)

@@ -7,4 +7,4 @@ from pipelines.features import encode
 
 def run(dataset: str, encoder: str, layout: Layout, device: str | None = None) -> None:
     """Brings the store of a dataset's text vectors up to date; `device`: in place of params.yaml's encode.device."""
-    encode(dataset, encoder, "text", item_table(layout, dataset, "text"), None, layout, device)
+    encode(dataset, encoder, "text", item_table(layout, dataset), None, layout, device)

@@ -6,10 +6,9 @@ import torch
 
 from befa import config, tables
 from befa.encoders.contrastive import train_clip
-from befa.images import ImageError, ImageFiles, decode
 from befa.locks import locked
 from befa.paths import Layout
-from pipelines.encoding import configured, loaded, picture_table
+from pipelines.encoding import configured, item_table, loaded, picture, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -22,26 +21,18 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     if getattr(cfg, "weights", None) != "trained":
         # Files of one name are fetched for all datasets, and DVC does not know of them.
         with locked(layout.downloaded / "fetching.lock"):
-            identity = loaded(layout, dataset, encoder)[0].identity
+            identity = loaded(layout, dataset, encoder).identity
         tables.write_json(into / "encoder.json", dict(identity))
         return
     torch.set_num_threads(cfg.training.threads)
-    items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])
+    items = item_table(layout, dataset)
     references, files = picture_table(layout, dataset)
     # Both tables are of the same items; rows still meet by their id.
     image_of = dict(zip(*references.to_pydict().values(), strict=True))
-    pictures = (_picture(files, image_of[item]) for item in items["item"].to_pylist())
+    pictures = (picture(files, image_of[item]) for item in items["item"].to_pylist())
     with progress(f"train {encoder} steps") as report:
-        result = train_clip(pictures, items["text"].to_pylist(), cfg, into, seed=cfg.training.seed, progress=report)
+        result = train_clip(pictures, items["text"].to_pylist(), cfg, into, progress=report)
     log.info(
         "%d pairs (%d left out); a picture finds its own title among all in %.1f%%",
         result["pairs"], result["left_out"], 100 * result["picture_to_title_recall_at_1"],
     )  # fmt: skip
-
-
-def _picture(files: ImageFiles, reference: str | None) -> object:
-    """The picture, or None where there is none that can be read (the feature store counts these)."""
-    try:
-        return None if reference is None else decode(files.read(reference))
-    except ImageError:
-        return None

@@ -4,7 +4,7 @@ import logging
 
 from befa import tables
 from befa.cells import Cell
-from befa.checkpoints import trained
+from befa.checkpoints import load_trained
 from befa.devices import deterministic
 from befa.evaluation import evaluate, over_seeds
 from befa.metrics import TEST
@@ -20,7 +20,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     deterministic(cell.training.threads)  # on CUDA a model's graphs are sums whose order is open otherwise
     found = {}
     for seed in cell.training.seeds:
-        recommender, problem = trained(layout, folder, cell, seed, device)
+        recommender, problem = load_trained(layout, folder, cell, seed, device)
         found[seed] = evaluate(recommender, problem, layout, cell)
     result = over_seeds(found)
     metadata = result.per_user.schema.metadata

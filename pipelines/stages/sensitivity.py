@@ -11,7 +11,7 @@ from befa.evaluation import Evaluation, evaluate
 from befa.paths import Layout
 from befa.report.sensitivity import LEARNED, SensitivityConfig, draw, learned_lambdas, points, sentence, summary
 from befa.resuming import Saved
-from pipelines.fitting import trained
+from pipelines.fitting import train
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,6 @@ def _result(
     layout: Layout, cell: Cell, seed: int, device: str, path: Path, what: str
 ) -> tuple[Evaluation, dict[str, float]]:
     """One training's metrics, and the lambdas that it learned."""
-    found = trained(layout, cell, seed, device, lambda made_of: Saved(path, made_of), what)
+    found = train(layout, cell, seed, device, lambda made_of: Saved(path, made_of), what)
     lambdas = learned_lambdas(found.model)
     return evaluate(found.model, found.problem, layout, cell), lambdas

@@ -13,7 +13,7 @@ from befa.devices import deterministic
 from befa.paths import Layout
 from befa.resuming import Saved
 from befa.training import Row
-from pipelines.fitting import Trained, trained
+from pipelines.fitting import Training, train
 
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
@@ -24,7 +24,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     cell = Cell.from_params(config.read_params(layout.params), dataset, encoder, model, adapter)
     into = layout.run(dataset, encoder, model, adapter)
     deterministic(cell.training.threads)
-    found = {seed: _trained(layout, into, cell, seed, device) for seed in cell.training.seeds}
+    found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
     (into / "config.json").unlink(missing_ok=True)  # never beside checkpoints of another configuration
     for seed, one in found.items():
         about = {"seed": seed, "data_sha256": one.data_sha256}
@@ -45,9 +45,9 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     tables.write_json(into / "timing.json", timing)
 
 
-def _trained(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> Trained:
+def _train_seed(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> Training:
     path = layout.training(into) / f"{seed}.safetensors"
-    return trained(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
+    return train(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
 
 
 def _write_history(path: Path, history: list[Row]) -> None:

@@ -40,7 +40,7 @@ def config(**training):
 
 def test_it_learns_what_pictures_and_titles_share(tmp_path):
     seen = []
-    result = train_clip(*pairs(64, 0), config(), tmp_path / "clip", seed=1, progress=lambda *step: seen.append(step))
+    result = train_clip(*pairs(64, 0), config(), tmp_path / "clip", progress=lambda *step: seen.append(step))
     assert seen == [(done, 48) for done in range(1, 49)]
     assert len(result["loss"]) == 12
     assert result["loss"][-1] < result["loss"][0] - 0.5
@@ -55,10 +55,10 @@ def test_it_learns_what_pictures_and_titles_share(tmp_path):
 
 
 def test_pictures_may_come_one_by_one_and_recall_is_counted_in_blocks(tmp_path, monkeypatch):
-    whole = train_clip(*pairs(20, 0), config(epochs=2), tmp_path / "whole", seed=1)
+    whole = train_clip(*pairs(20, 0), config(epochs=2), tmp_path / "whole")
     monkeypatch.setattr(contrastive, "ROWS_AT_ONCE", 3)
     pictures, titles = pairs(20, 0)
-    assert train_clip(iter([None, *pictures]), iter(["a", *titles]), config(epochs=2), tmp_path / "b", seed=1) == {
+    assert train_clip(iter([None, *pictures]), iter(["a", *titles]), config(epochs=2), tmp_path / "b") == {
         **whole,
         "left_out": 1,
     }
@@ -67,7 +67,7 @@ def test_pictures_may_come_one_by_one_and_recall_is_counted_in_blocks(tmp_path, 
 def test_the_same_seed_gives_the_same_bytes_and_the_global_generator_is_left_alone(tmp_path):
     state = torch.get_rng_state()
     results = [
-        train_clip(*pairs(20, 0), config(epochs=2), tmp_path / name, seed=seed)
+        train_clip(*pairs(20, 0), config(epochs=2, seed=seed), tmp_path / name)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     assert torch.equal(state, torch.get_rng_state())
@@ -83,25 +83,25 @@ def test_only_whole_pairs_are_used_and_an_old_folder_is_replaced(tmp_path):
     pictures[0], titles[1], titles[2] = None, None, ""
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip/old").touch()
-    result = train_clip(pictures, titles, config(epochs=1), tmp_path / "clip", seed=1)
+    result = train_clip(pictures, titles, config(epochs=1), tmp_path / "clip")
     assert (result["pairs"], result["left_out"]) == (15, 3)
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
         "open_clip_config.json",
         "open_clip_model.safetensors",
     ]
     # 17 pairs in batches of 16: the last has one pair and nothing to tell it from.
-    assert math.isfinite(train_clip(*pairs(17, 0), config(epochs=1), tmp_path / "clip", seed=1)["loss"][0])
+    assert math.isfinite(train_clip(*pairs(17, 0), config(epochs=1), tmp_path / "clip")["loss"][0])
 
 
 def test_what_cannot_be_trained_is_an_error_and_leaves_nothing(tmp_path):
     pictures, titles = pairs(8, 0)
     with pytest.raises(EncoderError, match="1 items have both a picture and a title"):
-        train_clip([pictures[0], None], titles[:2], config(), tmp_path / "clip", seed=1)
+        train_clip([pictures[0], None], titles[:2], config(), tmp_path / "clip")
     named = OpenClipConfig(architecture="ViT-B-32-quickgelu", weights="openai")
     with pytest.raises(EncoderError, match="nothing to train"):
-        train_clip(pictures, titles, named, tmp_path / "clip", seed=1)
+        train_clip(pictures, titles, named, tmp_path / "clip")
     with pytest.raises(TrainingError, match=r"loss is nan in epoch \d+ in contrastive training; lower"):
-        train_clip(pictures, titles, config(learning_rate=1e30), tmp_path / "clip", seed=1)
+        train_clip(pictures, titles, config(learning_rate=1e30), tmp_path / "clip")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -175,7 +175,7 @@ def test_it_encodes_no_pictures(tiny):
     encoder = load(tiny)
     assert encoder.modalities == ("text",)
     with pytest.raises(EncoderError, match=r"encodes no pictures; name an encoder with an image tower, or leave image"):
-        encoder.preprocess(Image.new("RGB", (4, 4)))
+        encoder.pixels(Image.new("RGB", (4, 4)))
     with pytest.raises(EncoderError, match="encodes no pictures"):
         encoder.encode_images(torch.zeros(1, 3, 4, 4))
 

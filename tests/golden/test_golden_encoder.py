@@ -13,7 +13,8 @@ from PIL import Image
 
 from befa import config
 from befa.encoders import clip_model
-from befa.encoders.open_clip import OpenClipConfig, OpenClipEncoder
+from befa.encoders.clip_config import OpenClipConfig
+from befa.encoders.open_clip import OpenClipEncoder
 from befa.images import decode
 
 GOLDEN = Path(__file__).parent / "encoder.npz"

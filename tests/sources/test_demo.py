@@ -37,7 +37,7 @@ def test_the_same_configuration_gives_the_same_bytes_and_another_seed_others(cat
 
 
 def test_a_handful_of_files_whatever_the_number_of_items(catalogue):
-    assert len(list(catalogue.iterdir())) == 6
+    assert len(list(catalogue.iterdir())) == 5
 
 
 def test_progress_counts_pictures(tmp_path):

@@ -2,7 +2,7 @@
 
 Users choose by what an item is (category, colour, pattern), by a hidden factor and by popularity. Picture and title
 show the first; the picture's cluttered background and the title's brand and praise show nothing (drift), and no content
-shows the hidden factor (omission). Files: interactions, items, truth and user_truth (Parquet), images.zip, masks.zip.
+shows the hidden factor (omission). Files: interactions, items and truth (Parquet), images.zip, masks.zip.
 Some pictures are missing and one is truncated, some titles are empty, over-long or Chinese.
 """
 
@@ -45,7 +45,7 @@ Config = DemoConfig
 UNIT = "pictures"
 
 
-FILES = ["images.zip", "interactions.parquet", "items.parquet", "masks.zip", "truth.parquet", "user_truth.parquet"]
+FILES = ["images.zip", "interactions.parquet", "items.parquet", "masks.zip", "truth.parquet"]
 
 
 def needs(config: DemoConfig, dataset: str) -> list[Need]:
@@ -82,7 +82,6 @@ def fetch(config: DemoConfig, into: Path, *, dataset: str = "demo", progress: Pr
     table = pa.table({"item": truth.items, "title": titles, "image": pa.array(images, pa.string())})
     tables.write_table(into / "items.parquet", table)
     tables.write_table(into / "truth.parquet", _item_truth(truth))
-    tables.write_table(into / "user_truth.parquet", _user_truth(truth))
     user_E, item_E, time_E = tastes.choices(truth, mean=mean, seed=config.seed)
     raw_ids = [pa.array(truth.users).take(pa.array(user_E)), pa.array(truth.items).take(pa.array(item_E))]
     events_table = pa.table([*raw_ids, pa.array(time_E, pa.int64())], schema=EVENTS)
@@ -119,14 +118,6 @@ def _item_truth(truth: tastes.Truth) -> pa.Table:
     shown = {n: np.array(values)[truth.attributes[n]] for n, values in tastes.LEVELS.items()}
     hidden = pa.FixedSizeListArray.from_arrays(pa.array(truth.hidden_Ih.ravel()), tastes.HIDDEN)
     return pa.table({"item": truth.items, **shown, "hidden": hidden, "log_popularity": truth.popularity_I})
-
-
-def _user_truth(truth: tastes.Truth) -> pa.Table:
-    columns = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(taste.ravel()), taste.shape[1])
-        for name, taste in truth.tastes.items()
-    }
-    return pa.table({"user": truth.users, **columns})
 
 
 def _archive(path: Path) -> zipfile.ZipFile:
