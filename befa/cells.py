@@ -89,7 +89,7 @@ class TrainingConfig:
     """In place of the model's own; null keeps that."""
     patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without a better validation value before training stops."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of training and evaluation. At these sizes one is as fast as two and never waits for the other; it is
     a parameter because sums may differ in their last bit between numbers of threads."""
     monitor: str = "recall@20"
@@ -202,6 +202,10 @@ class Cell:
             raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
         if adapters.features == "fixed" and hasattr(network, "trainable_features"):
             network = replace(network, trainable_features=False)
+        features = config.load(params, f"features.{dataset}", FeaturesConfig)
+        if adapter != "none" and not features.modalities:
+            what = f"features.{dataset} has no modality, so the adapter {adapter} would change nothing"
+            raise ConfigError(what, where="params.yaml", mend="take adapter none, or name a modality")
         training = config.load(params, f"training.{dataset}", TrainingConfig)
         if "learning_rate" in settings.tuned.optimizer:  # else the dataset's would take its place
             training = replace(training, learning_rate=None)
@@ -214,7 +218,7 @@ class Cell:
             network=network,
             adaptation=settings.load(f"adapters.{adapter}", "adaptation", adapters.Config),
             optimizer=settings.load(f"models.{model}.optimizer", "optimizer", OptimizerConfig),
-            features=config.load(params, f"features.{dataset}", FeaturesConfig),
+            features=features,
             training=training,
         )
 
@@ -222,7 +226,7 @@ class Cell:
     def read(cls, path: Path) -> "Cell":
         """From a config.json that `write` made."""
         stored, where = tables.read_json(path), str(path)
-        if not (isinstance(stored, dict) and {"model", "adapter"} <= stored.keys()):
+        if not (isinstance(stored, dict) and all(isinstance(stored.get(key), str) for key in ("model", "adapter"))):
             raise DataError("not the configuration of a cell", where=path, mend="run its train stage again")
         model, adapter = lookup(MODELS, stored["model"], "model"), lookup(ADAPTERS, stored["adapter"], "adapter")
         typed = {"network": model.Config, "adaptation": adapter.Config}

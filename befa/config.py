@@ -24,9 +24,11 @@ NAMED = ("datasets", "encoders")
 def configuration(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only dataclass whose values are checked when it is made.
 
-    Types are strict (the string "3" is not a number) and unknown keys are errors.
+    Types are strict (the string "3" is not a number), numbers are finite, and unknown keys are errors.
     """
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))(
+        cls
+    )
 
 
 def read_params(path: Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
-    listing = f"known: {', '.join(known[:LISTED])}{more}"
+    listing = f"known: {', '.join(known[:LISTED]) or 'nothing'}{more}"
     return f"did you mean {close[0]!r}? ({listing})" if close else listing
 
 

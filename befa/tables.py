@@ -5,7 +5,9 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pyarrow as pa
@@ -18,12 +20,15 @@ from befa.errors import DataError
 def whole(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and renames it over `path` when the block ends well.
 
-    After an error or a kill, `path` is what it was before; the half-written file is removed (or, after a kill,
-    overwritten by the next try). Its rights are those of a new file, whatever the library chose that wrote it:
-    safetensors' are for nobody else.
+    After an error or a kill, `path` is what it was before; the half-written file is removed (after a kill, by the
+    next try). Two processes that write to one `path` do not meet: the later one's file stays. Its rights are those of
+    a new file, whatever the library chose that wrote it: safetensors' are for nobody else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    for part in path.parent.glob(f"{escape(path.name)}.*.part"):
+        if not _alive(part.suffixes[-2]):
+            part.unlink(missing_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     try:
         part.touch()  # to see what rights a new file has: the umask can only be read by setting it, for all threads
@@ -35,6 +40,23 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes `folder`. Raises OSError where no file can be written there: now, and not after hours of work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    TemporaryFile(dir=folder).close()
+
+
+def _alive(suffix: str) -> bool:
+    """Whether the process whose number is in ".<number>" runs, as far as can be told."""
+    try:
+        os.kill(int(suffix[1:]), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # it is another user's
+        pass
+    return True
 
 
 def write_table(

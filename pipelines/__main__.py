@@ -6,6 +6,7 @@ import sys
 from enum import StrEnum
 from fnmatch import fnmatch
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,9 @@ from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.paths import Layout
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 Dataset = Annotated[str, typer.Argument(help="A key of `datasets` in params.yaml.")]
 Encoder = Annotated[str, typer.Argument(help="A key of `encoders` in params.yaml.")]
@@ -423,10 +427,21 @@ def main() -> int:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal of another encoding: a title is shown as far as it can
+    for argument in sys.argv:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return _told(f"the argument {argument!r} is not text in UTF-8; write it in UTF-8")
     try:
         app()
     except BefaError as error:
         return _told(str(error))
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            Console(stderr=True).print("interrupted", style="bold red")
+        raise
     except BrokenPipeError:  # what this is piped into has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

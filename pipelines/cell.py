@@ -19,6 +19,8 @@ from pipelines.stages.report import gathered
 
 def show(name: str, layout: Layout) -> None:
     """Prints the figure `name` (table2/hm/clip/bm3+befa/recall@20). Raises ConfigError when there is none such."""
+    if name.count("/") < 2:  # before the graph is read, which takes long
+        raise ConfigError(f"no figure {name!r}", mend="figures are named such as table2/hm/clip/bm3+befa/recall@20")
     with provenance.read() as graph:
         value = find(name, layout, graph)
         targets = value.command.removeprefix(REPRO).split() if value.command.startswith(REPRO) else []

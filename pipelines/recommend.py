@@ -68,12 +68,13 @@ def show(
         shown.add_column("rank", justify="right", no_wrap=True)
         shown.add_column("score", justify="right", no_wrap=True)
         shown.add_column("item", no_wrap=True)
-        shown.add_column("title", overflow="ellipsis", no_wrap=True, max_width=TITLE_CELLS)
+        shown.add_column("title", overflow="fold")
         shown.add_column("picture", overflow="fold")
         for row in (row for row in found if row["user"] == user):
-            title = " ".join((row["title"] or "-").split())
-            texts = (row["item"], title, row["picture"] or "-")
-            shown.add_row(str(row["rank"]), f"{row['score']:.4f}", *map(Text, texts))
+            title = Text(" ".join((row["title"] or "-").split()))
+            title.truncate(TITLE_CELLS, overflow="ellipsis")
+            item, picture = Text(row["item"]), Text(row["picture"] or "-")
+            shown.add_row(str(row["rank"]), f"{row['score']:.4f}", item, title, picture)
         Console().print(shown)
 
 

@@ -37,6 +37,11 @@ def test_values_arrive_with_their_types(tmp_path):
     assert outer == Outer(core=5, cutoffs=(20, 50), inner=Inner(learning_rate=0.001), since="2020-09-16")
 
 
+def test_numbers_are_finite(tmp_path):
+    with pytest.raises(ConfigError, match=r"'outer\.inner\.learning_rate' is Infinity: .*finite number"):
+        read(tmp_path, "outer: {inner: {learning_rate: .inf}}\n")
+
+
 def test_an_empty_block_is_one_of_defaults(tmp_path):
     assert read(tmp_path, "outer:\n") == Outer()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -256,6 +257,12 @@ def test_check_is_content_with_the_demo(project):
     ran = asked(project, "check", "demo")
     assert ran.returncode == 0
     assert "missing" not in ran.stdout
+
+
+def test_an_argument_of_another_encoding_is_told(project):
+    ran = asked(project, "check", os.fsdecode(b"d\xe9mo"))
+    assert ran.returncode == 1
+    assert ran.stderr == "error: the argument 'd\\udce9mo' is not text in UTF-8; write it in UTF-8\n"
 
 
 def test_a_failed_download_leaves_no_raw_folder_and_keeps_what_came(project, server):

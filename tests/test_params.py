@@ -23,6 +23,13 @@ WITHOUT_CONTENT = ("bpr", "lightgcn", "item_knn")
 LISTS = config.read_params(ROOT / "pipelines/cells.yaml")
 
 
+def test_an_adapter_without_a_modality_is_an_error():
+    params = {**PARAMS, "features": {"demo": {"modalities": []}}}
+    with pytest.raises(ConfigError, match=r"features\.demo has no modality, so the adapter befa would change nothing"):
+        Cell.from_params(params, "demo", "clip_small", "bm3", "befa")
+    assert Cell.from_params(params, "demo", "clip_small", "bm3", "none").features.modalities == ()
+
+
 @pytest.mark.parametrize("dataset", PARAMS["datasets"])
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("adapter", ADAPTERS)

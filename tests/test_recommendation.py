@@ -189,6 +189,15 @@ def test_the_table_has_rank_score_title_and_picture(made, run, capsys, monkeypat
         recommend.show(made, made.run(*NAMES), [], k=3)
 
 
+def test_a_narrow_terminal_folds_the_table_and_drops_nothing(made, run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    recommend.show(made, made.run(*NAMES), [USERS[4]], k=3)
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    *_, pictures = map("".join, zip(*(row for row in cells if row), strict=True))
+    for row in lists(run, [USERS[4]], 3)[USERS[4]]:
+        assert f"raw/small/{row['item']}.jpg" in pictures or row["item"] == ITEMS[1]
+
+
 def test_a_machine_without_the_pictures_references_names_none(made, run, tmp_path, caplog):
     elsewhere = Layout(tmp_path / "elsewhere")
     shutil.copytree(made.root, elsewhere.root)

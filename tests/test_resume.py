@@ -19,6 +19,7 @@ from befa.models import MODELS
 from befa.report import results
 from befa.resuming import Saved, identity
 from befa.training import fit
+from pipelines import fitting
 from pipelines.stages import train
 from tests.processes import killed_until_done
 from tests.small_project import NAMES, small_project
@@ -52,6 +53,16 @@ def trains(layout, seconds=0.0):
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
     return process
+
+
+def test_where_nothing_can_be_written_nothing_is_trained(tmp_path, monkeypatch):
+    layout = small_project(tmp_path)
+    into = layout.run(*NAMES)
+    into.parent.mkdir(parents=True)
+    into.write_text("a file where the folder is to be")
+    monkeypatch.setattr(fitting, "fit", lambda *given: pytest.fail("trained in vain"))
+    with pytest.raises(OSError, match=into.name):
+        train.run(*NAMES, layout)
 
 
 def test_any_number_of_kills_changes_no_byte(tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,28 @@ def test_a_file_has_the_rights_that_the_user_gives_whatever_library_writes_it(tm
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+
+
+def test_what_a_kill_left_is_removed_and_what_another_process_writes_is_left_alone(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    path, others = tmp_path / "x[1].json", tmp_path / f"x[1].json.{os.getppid()}.part"
+    (tmp_path / f"x[1].json.{ended.pid}.part").write_text("left")
+    others.write_text("begun")
+    tables.write_json(path, {})
+    assert sorted(tmp_path.iterdir()) == sorted([path, others])
+    assert (tables.read_json(path), others.read_text()) == ({}, "begun")
+
+
+def test_two_processes_that_write_one_file_at_once_leave_it_whole(tmp_path):
+    write = "import sys; from pathlib import Path; from befa import tables\n"
+    write += "for _ in range(100): tables.write_json(Path(sys.argv[1]), [int(sys.argv[2])] * 20_000)"
+    both = [subprocess.Popen([sys.executable, "-c", write, tmp_path / "x.json", str(n)]) for n in (1, 22)]
+    while any(process.poll() is None for process in both):
+        if (tmp_path / "x.json").exists():
+            assert len(set(tables.read_json(tmp_path / "x.json"))) == 1
+    assert [process.returncode for process in both] == [0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_damaged_page_of_a_table_is_told(tmp_path):

@@ -18,7 +18,7 @@ class BeFAConfig:
 
     variant: Literal["released", "paper"] = "released"
     """The network of the authors' published code, or that of the paper's equations."""
-    width: Annotated[float, Field(gt=0)] = 4.0
+    width: Annotated[float, Field(gt=0, le=1024)] = 4.0
     """Lambda: width of the decoupling space relative to the host's (Figure 10: about 4 is best)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Probability of a zero after each hidden layer."""

@@ -16,7 +16,7 @@ from befa.layers import linear, relu_dropout
 class LearnedWidthConfig:
     """Defaults: the widest and the published width of the paper's Figure 10."""
 
-    widest: Annotated[float, Field(gt=0)] = 8.0
+    widest: Annotated[float, Field(gt=0, le=1024)] = 8.0
     """Lambda of all units: the size of the layers, and more than can be learned (0.7 `softness` if that is small)."""
     start: Annotated[float, Field(gt=0)] = 4.0
     """Lambda at the start; at most `widest`, of which 99 % are taken then: beyond that theta would hardly move."""

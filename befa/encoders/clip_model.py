@@ -130,7 +130,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "no such checkpoint", where=path, mend="run the stage that writes it, or correct weights"
         ) from None
     except SafetensorError as error:
-        raise EncoderError(f"not a whole safetensors file ({error})", where=path, mend="download it again") from None
+        raise EncoderError(
+            f"not a whole safetensors file ({error})", where=path, mend="download it again, or run its stage again"
+        ) from None
     except Exception as error:  # torch.load raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         raise EncoderError(
             f"not a checkpoint of tensors alone ({first_line(error)})",

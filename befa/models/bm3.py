@@ -22,7 +22,7 @@ from befa.problem import Batch, Problem
 class BM3Config:
     """Defaults: enoche/BM3, README's values for Amazon Baby."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids and projected content."""
     trainable_features: bool = True
     """Training changes the feature tables, as in the reference code."""

@@ -19,7 +19,7 @@ from befa.problem import Batch, Problem
 class BPRConfig:
     """Defaults: the middle of MMRec's grid (reg_weight 2 to 1e-5)."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids."""
     reg_weight: Annotated[float, Field(ge=0)] = 0.01
     """Weight of `embedding_norms` of the batch's rows."""

@@ -27,7 +27,7 @@ EPSILON = 1e-7
 class FreedomConfig:
     """Defaults: enoche/FREEDOM's configuration; the grid's 0.8 and 1e-3 where it searches."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids and projected content."""
     trainable_features: bool = True
     """Training changes the feature tables, as in the reference code; the item graph keeps the encoder's."""

@@ -24,7 +24,7 @@ from befa.sparse import SparseMatrix
 class LatticeConfig:
     """Defaults: CRIPAC-DIG/LATTICE, codes/utility/parser.py."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids and projected content."""
     trainable_features: bool = True
     """Training changes the feature tables, as in the reference code; the frozen graphs keep the encoder's."""

@@ -22,7 +22,7 @@ from befa.problem import Batch, Problem
 class LatticeReleasedConfig:
     """Defaults: the published file's; it searches reg_weight in {1e-5, 1e-3, 1e-1}, the paper says 1e-4 for all."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids and projected content."""
     trainable_features: bool = True
     """Training changes the feature tables, as in the published code; the item graphs keep the encoder's."""

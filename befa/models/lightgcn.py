@@ -20,7 +20,7 @@ from befa.problem import Batch, Problem
 class LightGCNConfig:
     """Defaults: of MMRec's grids (layers 1 to 4, reg_weight 1e-2 to 1e-6) the paper's 3 layers and the middle."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids."""
     layers: Annotated[int, Field(ge=0)] = 3
     """Propagation layers over the user-item graph."""

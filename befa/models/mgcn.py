@@ -24,7 +24,7 @@ from befa.sparse import layer_mean
 class MGCNConfig:
     """Defaults: demonph10/MGCN; of its grid the contrast weight that its authors call best in most cases."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of ids and projected content."""
     trainable_features: bool = True
     """Training changes the feature tables, as in the reference code; the item graphs keep the encoder's."""

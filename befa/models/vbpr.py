@@ -22,7 +22,7 @@ from befa.problem import Batch, Problem
 class VBPRConfig:
     """Defaults: the middle of MMRec's grid (reg_weight 2 to 1e-5); its fixed features."""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Annotated[int, Field(ge=1, le=65_536)] = 64
     """d, of item ids and of projected content; users are 2d wide."""
     trainable_features: bool = False
     """Training changes the feature tables; the reference code keeps them here."""

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from hashlib import sha256
@@ -14,7 +15,7 @@ from befa.errors import DataError
 from befa.images import FORMATS, CorruptImage, ImageFiles, decode
 from befa.pictures.links import address_of
 from befa.pictures.writing import ARCHIVE, COVERAGE, INDEX, Picture
-from befa.tables import read_table, whole
+from befa.tables import read_table
 
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "JPEG2000": "jp2", "TIFF": "tif"}
 """Where it differs from the format's name in lower case."""
@@ -45,8 +46,12 @@ class Journal:
         """Keeps `data`. Raises CorruptImage with the reason if it is no picture."""
         decode(data)
         picture = self._picture(address, data)
-        with whole(self._path(address)) as part:
-            part.write_bytes(data)
+        # Not tables.whole, which looks through the folder for what a kill left behind: this one is removed in the end.
+        path = self._path(address)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        part.replace(path)
         return picture
 
     def remove(self) -> None:

@@ -30,7 +30,7 @@ def _rising(widths: tuple[float, ...]) -> tuple[float, ...]:
 class SensitivityConfig:
     """Block `sensitivity` of params.yaml."""
 
-    widths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), AfterValidator(_rising)]
+    widths: Annotated[tuple[Annotated[float, Field(gt=0, le=1024)], ...], Field(min_length=1), AfterValidator(_rising)]
     """Values of lambda, rising. The paper's: 0.125, 0.25, 0.5, 1, 2, 4, 8."""
     learned: bool = True
     """Whether the width is also learned (the adapter `learned_width`)."""

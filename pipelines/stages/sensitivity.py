@@ -26,6 +26,7 @@ def run(dataset: str, encoder: str, model: str, layout: Layout, device: str = "c
     cells = points(params, config.load(params, "sensitivity", SensitivityConfig), dataset, encoder, model)
     into = layout.sensitivity(dataset, encoder, model)
     folder = layout.training(into.with_suffix(""))
+    tables.check_writable(into.parent)
     found: dict[str | float, dict[int, Evaluation]] = {point: {} for point in cells}
     lambdas: dict[int, dict[str, float]] = {}
     total = sum(len(cell.training.seeds) for cell in cells.values())

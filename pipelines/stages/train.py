@@ -23,6 +23,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     """
     cell = Cell.from_params(config.read_params(layout.params), dataset, encoder, model, adapter)
     into = layout.run(dataset, encoder, model, adapter)
+    tables.check_writable(into)
     deterministic(cell.training.threads)
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
     (into / "config.json").unlink(missing_ok=True)  # never beside checkpoints of another configuration
