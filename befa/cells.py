@@ -196,11 +196,11 @@ class Cell:
         settings = Settings(params, dataset, encoder, model, adapter)
         network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
-        if adapter != "none" and not hasattr(network, "trainable_features"):
+        if adapter != "none" and not _makes_content(network):
             what = f"{model} makes no content, so the adapter {adapter} would change nothing"
-            able = ", ".join(name for name, kind in MODELS.items() if hasattr(kind.Config, "trainable_features"))
+            able = ", ".join(name for name, kind in MODELS.items() if _makes_content(kind.Config))
             raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
-        if adapters.features == "fixed" and hasattr(network, "trainable_features"):
+        if adapters.features == "fixed" and _makes_content(network):
             network = replace(network, trainable_features=False)
         features = config.load(params, f"features.{dataset}", FeaturesConfig)
         if adapter != "none" and not features.modalities:
@@ -236,6 +236,11 @@ class Cell:
     def write(self, path: Path) -> None:
         """As JSON."""
         tables.write_json(path, asdict(self))
+
+
+def _makes_content(network: Any) -> bool:
+    """Whether the model of this configuration projects features, and an adapter thus has something to adapt."""
+    return hasattr(network, "trainable_features")
 
 
 def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> Problem:

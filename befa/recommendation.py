@@ -104,12 +104,15 @@ class TrainedRun:
     def vectors(self) -> tuple[pa.Table, pa.Table]:
         """Users (those that training has seen) and items, each with a `vector`; a score is the dot product of two.
 
-        Vectors are fixed-size lists of float32. Raises TrainingError for a model whose scores are no such product.
+        Vectors are fixed-size lists of float32. Raises TrainingError for a model whose scores are no such product,
+        and where one is not finite.
         """
         if hasattr(self.model, "scores"):
             what = f"{self.cell.model} scores pairs without vectors of users and items"
             raise TrainingError(what, mend="use `recommend`, or export another model's")
         users_Ud, items_Id = self.model.user_item_vectors()
+        if not (users_Ud.isfinite().all() and items_Id.isfinite().all()):
+            raise TrainingError("vectors are not finite", mend="training has diverged: lower the learning rate")
         known = torch.from_numpy(self.known_users).to(users_Ud.device)
         users = self.users.take(pa.array(self.known_users))
         return (

@@ -76,6 +76,10 @@ def test_scores_that_overflow_are_told_and_not_left_out(made):
         run.model.items[3] = torch.finfo(torch.float32).max
     with pytest.raises(TrainingError, match="scores are not finite"):
         lists(run, USERS, 5)
+    with torch.no_grad():
+        run.model.items[3] = torch.inf
+    with pytest.raises(TrainingError, match="vectors are not finite"):
+        run.vectors()
 
 
 def test_what_a_user_has_is_left_out_unless_it_is_wanted(made, run):

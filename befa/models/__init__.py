@@ -9,8 +9,9 @@ from befa.models.lattice_released import LatticeReleased
 from befa.models.lightgcn import LightGCN
 from befa.models.mgcn import MGCN
 from befa.models.vbpr import VBPR
+from befa.problem import Recommender, ScoringRecommender
 
-MODELS: dict[str, type] = {
+MODELS: dict[str, type[Recommender] | type[ScoringRecommender]] = {
     "lattice": Lattice,
     "bm3": BM3,
     "freedom": Freedom,
