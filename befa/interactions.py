@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
+from befa.datasets import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 from befa.errors import ConfigError, DataError, nearest
 from befa.ids import Ids
 from befa.pairs import Columns, Spool, k_core, partition, unique_pieces
 from befa.parallel import ordered
-from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from befa import tables
+from befa.datasets import PLACE, SplitConfig
 from befa.errors import ConfigError, DataError
 from befa.rng import numpy_stream
-from befa.sources.base import PLACE, SplitConfig
 
 PARTS = ("train", "valid", "test")
 Part = Literal["train", "valid", "test"]

@@ -117,9 +117,9 @@ def by_befa(path: Path) -> dict:
     """The filter as the stage runs it, without the item table's texts and the writing."""
     import pyarrow as pa
 
+    from befa.datasets import DatasetConfig
     from befa.interactions import filter_events
     from befa.sources import hm
-    from befa.sources.base import DatasetConfig
 
     config = DatasetConfig(kind="hm", source=None, core=CORE)
     start = time.perf_counter()
@@ -130,9 +130,9 @@ def by_befa(path: Path) -> dict:
 
 def log_by_befa(path: Path, actions: tuple[str, ...] | None = ("alipay", "collect", "cart")) -> dict:
     """A log of TMALL's form."""
+    from befa.datasets import DatasetConfig
     from befa.interactions import filter_events
     from befa.sources import tmall
-    from befa.sources.base import DatasetConfig
 
     config = DatasetConfig(kind="tmall", source=None, core=LOG_CORE, actions=actions)
     start = time.perf_counter()

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from befa import config
 from befa.cells import Cell, listed
+from befa.datasets import DatasetConfig
 from befa.encoders import ENCODERS, clip_weights
 from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.needs import Need
 from befa.paths import Layout
 from befa.sources import SOURCES
-from befa.sources.base import DatasetConfig
 from pipelines.stages.train_befa import MODELS as MODELS_OF_PAPER
 
 ROOM = 2_000_000_000

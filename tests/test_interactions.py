@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from befa.datasets import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 from befa.errors import ConfigError, DataError
 from befa.interactions import filter_events
 from befa.pairs import Spool, k_core
-from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, DatasetConfig, Window
 
 DAY = 86_400
 

@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from befa import config
 from befa.adapters import ADAPTERS
 from befa.cells import Cell, OptimizerConfig, TrainingConfig, host_name, listed, training_stage
+from befa.datasets import DatasetConfig
 from befa.errors import ConfigError
 from befa.models import MODELS
-from befa.sources.base import DatasetConfig
 
 ROOT = Path(__file__).parent.parent
 PARAMS = config.read_params(ROOT / "params.yaml")

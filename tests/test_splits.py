@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from befa import splits, tables
+from befa.datasets import PLACE, SplitConfig
 from befa.errors import ConfigError, DataError
-from befa.sources.base import PLACE, SplitConfig
 
 RULES = ("random", "user_time", "global_time", "mmrec")
 

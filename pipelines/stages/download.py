@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 
 from befa import config, tables
+from befa.datasets import DatasetConfig
 from befa.errors import lookup
 from befa.paths import Layout
 from befa.sources import SOURCES
-from befa.sources.base import DatasetConfig
 from pipelines.progress import progress
 
 LIST = "files.json"

@@ -3,12 +3,12 @@
 import logging
 
 from befa import config, tables
+from befa.datasets import PLACE, DatasetConfig
 from befa.errors import lookup
 from befa.interactions import filter_events
 from befa.paths import Layout
 from befa.report.published import TABLE_1
 from befa.sources import SOURCES
-from befa.sources.base import PLACE, DatasetConfig
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)

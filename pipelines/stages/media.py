@@ -6,11 +6,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from befa import config, feature_store, pictures, tables
+from befa.datasets import DatasetConfig
 from befa.errors import lookup
 from befa.paths import Layout
 from befa.pictures import PicturesConfig
 from befa.sources import SOURCES
-from befa.sources.base import DatasetConfig
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)

@@ -1,9 +1,9 @@
 """Stage `split@<dataset>`: train, valid and test."""
 
 from befa import config, splits, tables
+from befa.datasets import SplitConfig
 from befa.errors import lookup
 from befa.paths import Layout
-from befa.sources.base import SplitConfig
 
 
 def run(dataset: str, layout: Layout) -> None:

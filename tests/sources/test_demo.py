@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from befa import interactions
+from befa.datasets import EVENTS, ITEMS, DatasetConfig
 from befa.errors import DataError
 from befa.images import CorruptImage, ImageFiles, MissingImage, decode
 from befa.rng import numpy_stream
 from befa.sources import demo
-from befa.sources.base import EVENTS, ITEMS, DatasetConfig
 from befa.sources.demo import drawing, tastes
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from befa.datasets import DatasetConfig
 from befa.downloads import KnownFile
 from befa.errors import ConfigError, DataError
 from befa.images import ImageFiles
 from befa.interactions import filter_events
 from befa.sources import hm
-from befa.sources.base import DatasetConfig
 
 REAL = Path(__file__).parents[3] / "shared/data/hm/handm-dataset-128x128.zip"
 

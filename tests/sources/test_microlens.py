@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from befa.datasets import DatasetConfig
 from befa.downloads import AbsentError, KnownFile
 from befa.errors import DataError
 from befa.images import ImageFiles
 from befa.interactions import filter_events
 from befa.report.published import TABLE_1
 from befa.sources import microlens
-from befa.sources.base import DatasetConfig
 
 REAL = Path(__file__).parents[3] / "shared/data/microlens"
 

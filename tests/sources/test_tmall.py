@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from befa.datasets import DatasetConfig
 from befa.errors import DataError
 from befa.interactions import filter_events
 from befa.sources import tmall
-from befa.sources.base import DatasetConfig
 
 REAL = Path(__file__).parents[3] / "shared/data/tmall"
 

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from befa import downloads, tables
+from befa.datasets import ACTION, EVENTS, ITEMS, PLACE
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
-from befa.sources.base import ACTION, EVENTS, ITEMS, PLACE, Progress, columns_in, render
+from befa.sources.base import Progress, columns_in, render
 from befa.sources.catalogue.description import (
     DESCRIPTION,
     CatalogueConfig,

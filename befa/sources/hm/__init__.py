@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from befa import archives, downloads
 from befa.config import configuration
+from befa.datasets import EVENTS, ITEMS
 from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
 from befa.sources import kaggle_client, tabular
-from befa.sources.base import EVENTS, ITEMS, Progress, render
+from befa.sources.base import Progress, render
 
 ARCHIVE = "archive.zip"
 DEFAULT_TEXT = "{prod_name}, {product_type_name}, {colour_group_name}. {detail_desc}"

@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 
 from befa import archives, downloads
 from befa.config import configuration
+from befa.datasets import EVENTS, ITEMS, PLACE
 from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
 from befa.sources import tabular
-from befa.sources.base import EVENTS, ITEMS, PLACE, Progress, render
+from befa.sources.base import Progress, render
 
 log = logging.getLogger(__name__)
 

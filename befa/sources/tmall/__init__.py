@@ -20,11 +20,12 @@ import pyarrow.compute as pc
 
 from befa import archives, downloads
 from befa.config import configuration
+from befa.datasets import ACTION, EVENTS, ITEMS
 from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
 from befa.sources import tabular
-from befa.sources.base import ACTION, EVENTS, ITEMS, Progress, render
+from befa.sources.base import Progress, render
 from befa.sources.tabular import Readable
 
 PAGE = "tianchi.aliyun.com/dataset/140281"
