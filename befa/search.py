@@ -266,8 +266,11 @@ def open_or_build(
     vectors_Id, present_I = store.aligned(items, max_missing=1.0)
     ids = [item for item, present in zip(items, present_I, strict=True) if present]
     index = Index.build(ids, vectors_Id[present_I], features_sha256=features_sha256, exact_up_to=exact_up_to)
-    index.save(index_path)
-    log.info("%s: index of %s items built", index_path, f"{len(index):,}")
+    try:
+        index.save(index_path)
+        log.info("%s: index of %s items built", index_path, f"{len(index):,}")
+    except OSError as error:  # a machine that only looks things up need not be allowed to write
+        log.warning("%s: the index cannot be kept (%s), it is built at every search", index_path, error)
     return index
 
 

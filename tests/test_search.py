@@ -289,3 +289,10 @@ def test_the_number_of_threads_is_as_before():
     before = faiss.omp_get_max_threads()
     build(["a"], [[1, 0]]).nearest(np.ones((1, 2), np.float32), 1)
     assert faiss.omp_get_max_threads() == before
+
+
+def test_where_no_index_can_be_kept_one_is_built_for_the_search(tmp_path, caplog):
+    write_store(tmp_path / "audio.parquet", np.random.default_rng(3).normal(size=(60, 8)))
+    (tmp_path / "x").write_text("a file where the index's folder is to be")
+    assert opened(tmp_path).neighbours("i0", 5)[1][0] != "i0"
+    assert "the index cannot be kept" in caplog.text
