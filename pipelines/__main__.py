@@ -213,7 +213,7 @@ def code(stage_name: Annotated[str, typer.Argument(help="A stage, such as train.
 @app.command(rich_help_panel=RESULTS)
 def show(dataset: Dataset) -> None:
     """Print a dataset's tables again: its sizes, who is near whom, and BeFA's result."""
-    from pipelines import show_overlap, show_table_1, table
+    from pipelines import show_befa, show_overlap, show_table_1
 
     _check(dataset)
     folder = Layout().report(dataset)
@@ -223,7 +223,7 @@ def show(dataset: Dataset) -> None:
     if overlap.exists():
         show_overlap.show(tables.read_json(overlap))
     if result.exists():
-        table.show(tables.read_json(result), folder / "befa.md")
+        show_befa.show(tables.read_json(result), folder / "befa.md")
     elif sizes.exists() or overlap.exists():
         logging.getLogger("pipelines").info("no result of BeFA yet: dvc repro train_befa@%s", dataset)
     else:
@@ -366,7 +366,7 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run everything that the targets need.")] = False,
 ) -> None:
     """Bring DVC targets up to date as a Prefect flow, one task per stage that is not."""
-    from pipelines import graph, table  # here, not above: DVC and Prefect take seconds to load
+    from pipelines import graph, show_befa  # here, not above: DVC and Prefect take seconds to load
 
     plan = graph.plan(targets, force=force)
     if plan.steps:
@@ -381,7 +381,7 @@ def run(
         )
         typer.echo(f"up to date: all {plan.size} stages of {named}")
     for path in (Path(out) for out in plan.results if fnmatch(out, "data/reports/*/befa.json")):
-        table.show(tables.read_json(path), path.with_suffix(".md"))
+        show_befa.show(tables.read_json(path), path.with_suffix(".md"))
 
 
 @app.command(rich_help_panel=FLOWS)

@@ -9,8 +9,8 @@ from befa.cells import LEADERS, Cell, FeaturesConfig, cell_name, host_name
 from befa.errors import lookup
 from befa.models import MODELS
 from befa.paths import Layout
+from befa.report.published import HOSTS
 from pipelines.params_file import change
-from pipelines.stages.train_befa import MODELS as MODELS_OF_PAPER
 
 NAMES = ("dataset", "encoder", "model", "adapter")
 
@@ -43,7 +43,7 @@ def add(
     lists = config.read_params(layout.cells)
     edits = _encoding(params, lists, dataset, encoder)
     tuned: dict[tuple[str, ...], Any] = {}
-    for model in models or MODELS_OF_PAPER:
+    for model in models or HOSTS:
         for adapter in dict.fromkeys([*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]):
             names = (dataset, encoder, model, adapter)
             Cell.from_params(params, *names)

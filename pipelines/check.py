@@ -19,8 +19,8 @@ from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.needs import Need
 from befa.paths import Layout
+from befa.report.published import HOSTS
 from befa.sources import SOURCES
-from pipelines.stages.train_befa import MODELS as MODELS_OF_PAPER
 
 ROOM = 2_000_000_000
 """Bytes that features, checkpoints and DVC's cache of a small catalogue take."""
@@ -45,7 +45,7 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
     mend = f"python -m pipelines add-cells {dataset} ENCODER"
     found.append(Need("its place in the graph (pipelines/cells.yaml)", bool(of_dataset), mend))
     roll_up = config.block(params, "train_befa")
-    if {cell.model for cell in of_dataset if cell.adapter == "befa"} >= set(MODELS_OF_PAPER):
+    if {cell.model for cell in of_dataset if cell.adapter == "befa"} >= set(HOSTS):
         mend = f"add `{dataset}: {{encoder: {of_dataset[0].encoder}}}` to it"
         found.append(Need("its line in train_befa (params.yaml)", dataset in roll_up, mend))
     encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))

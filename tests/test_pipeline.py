@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from befa.attribution.heatmap import METHODS as HEATMAPS
 from befa.metrics import CUTOFFS, METRICS
-from pipelines.stages.train_befa import MODELS
+from befa.report.published import HOSTS
 from tests.processes import asked
 from tests.toy_graph import initialised
 
@@ -106,7 +106,7 @@ def project(tmp_path_factory):
 def test_the_table_has_base_befa_and_gain_per_model_and_metric(project):
     table = json.loads((project / "data/reports/demo/befa.json").read_text())
     found = {(row["model"], row["metric"]) for row in table["rows"]}
-    assert found == {(model, f"{m}@{k}") for model in MODELS for m in METRICS for k in CUTOFFS}
+    assert found == {(model, f"{m}@{k}") for model in HOSTS for m in METRICS for k in CUTOFFS}
     for row in table["rows"]:
         for adapter, column in (("none", "base"), ("befa", "befa")):
             cell = project / f"data/runs/demo/clip_small/{row['model']}/{adapter}"
@@ -163,7 +163,7 @@ def test_the_report_has_every_figure_and_says_what_is_missing(project):
     assert "download@hm" in (folder / "report.md").read_text()
     made = figures[figures["status"] == "current"]["command"]
     stages = {stage for command in made if "@demo" in command for stage in command.removeprefix("dvc repro ").split()}
-    assert len(stages) > len(MODELS)
+    assert len(stages) > len(HOSTS)
     assert repro(project, *stages) == []
 
 

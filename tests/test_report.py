@@ -16,8 +16,9 @@ from befa.cells import LEADERS, Listed
 from befa.errors import DataError
 from befa.paths import Layout
 from befa.report import contents, evidence_tables, gains, rendering
-from befa.report.experiment import HOSTS, METRICS, Experiment
+from befa.report.experiment import Experiment
 from befa.report.paper_tables import parameters
+from befa.report.published import HOSTS, PAPER_METRICS
 from befa.report.rendering import Picture
 from befa.report.results import Result, State, Study, read
 from befa.report.values import Row, Table, Value
@@ -44,9 +45,9 @@ class Made(Result):
 def result(rng, mean, users=USERS, seeds=(1, 2, 3)):
     columns = {"seed": np.repeat(seeds, len(users)), "user": users * len(seeds)}
     columns |= {"positives": [2] * len(seeds) * len(users)}
-    columns |= {metric: rng.binomial(2, mean, len(seeds) * len(users)) / 2 for metric in METRICS}
-    test = {metric: float(columns[metric].mean()) for metric in METRICS}
-    deviation = {"test": dict.fromkeys(METRICS, 0.001)}
+    columns |= {metric: rng.binomial(2, mean, len(seeds) * len(users)) / 2 for metric in PAPER_METRICS}
+    test = {metric: float(columns[metric].mean()) for metric in PAPER_METRICS}
+    deviation = {"test": dict.fromkeys(PAPER_METRICS, 0.001)}
     metrics = {"test": test, "deviation": deviation, "seeds": dict.fromkeys(map(str, seeds))}
     return Made(metrics, None, 1000, 0.5, "cpu, 1 thread", "clean", pa.table(columns))
 
@@ -101,7 +102,7 @@ def uncorrected(base, adapted, metric):
 
 
 def test_stars_are_holms_over_a_datasets_comparisons(made, found):
-    pairs = [(model, metric) for model in HOSTS for metric in METRICS]
+    pairs = [(model, metric) for model in HOSTS for metric in PAPER_METRICS]
     per_user = {name: result.per_user() for name, result in made.results.items()}
     p_values = [
         uncorrected(per_user[f"hm-clip-{model}-none"], per_user[f"hm-clip-{model}-befa"], metric)
@@ -114,7 +115,7 @@ def test_stars_are_holms_over_a_datasets_comparisons(made, found):
 def test_stars_of_table_3_are_holms_over_all_its_comparisons_of_a_dataset(made, found):
     mean = {name: result.mean for name, result in made.results.items()}
     compared = {}
-    for model, metric in product(HOSTS, METRICS):
+    for model, metric in product(HOSTS, PAPER_METRICS):
         others = [f"hm-clip-{model}-{adapter}" for adapter in ("none", "lora", "soft_prompt")]
         best = max(others, key=lambda cell: mean[cell](metric))
         for adapter, base, name in (
@@ -376,8 +377,8 @@ def test_other_models_have_a_table_of_their_own():
     )
     assert [row.last for row in table.rows] == [False, False, True, True]
     of_pair = [made.results[f"hm-clip-lattice_released-{adapter}"].per_user() for adapter in ("none", "befa")]
-    corrected = significance.holm([uncorrected(*of_pair, metric) for metric in METRICS])
-    shown = [found[f"others/hm/clip/lattice_released+befa/{metric}/gain"].stars for metric in METRICS]
+    corrected = significance.holm([uncorrected(*of_pair, metric) for metric in PAPER_METRICS])
+    shown = [found[f"others/hm/clip/lattice_released+befa/{metric}/gain"].stars for metric in PAPER_METRICS]
     assert shown == [significance.stars(p) for p in corrected]
     assert found["others/hm/clip/item_knn/recall@20"].command == "dvc repro evaluate@hm-clip-item_knn-none"
     assert not any(table.key.startswith("others") for table in contents.tables(experiment()))

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from befa.metrics import CUTOFFS, METRICS
-from befa.report import published
-from befa.report.befa_table import SHOWN
+from befa.report import published, text_tables
+from befa.report.published import PAPER_METRICS
 
 ADAPTERS = {"none": "base", "lora": "+LoRA", "soft_prompt": "+SoftPrompt", "befa": "+BeFA"}
 """As the paper orders them, and how they are shown."""
@@ -35,7 +35,7 @@ def adapters_table(dataset: str, encoder: str, found: Mapping[str, Mapping[str, 
 
 def cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table as text, the paper's metrics: header, and one row per model and metric; the paper's columns if any."""
-    rows = [row for row in table["rows"] if row["metric"] in SHOWN]
+    rows = [row for row in table["rows"] if row["metric"] in PAPER_METRICS]
     with_paper = any("paper" in row for row in rows)
     names, blank = [*ADAPTERS.values(), "BeFA over best"], [""] * (len(ADAPTERS) + 1)
     header, body = ["model", "metric", *names], []
@@ -50,13 +50,12 @@ def cells(table: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown."""
     header, body = cells(table)
-    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *body]
     dataset, encoder = table["dataset"], table["encoder"]
     title = f"# Adapters on {dataset} with {encoder} features\n\n"
     seeds = " or ".join(map(str, table["seeds"])) + (" seed" if table["seeds"] == [1] else " seeds")
     command = f"Test part, means over {seeds}; made by `dvc repro table_3@{dataset}-{encoder}`. "
     tested = "The report has deviations and tests (`dvc repro report`).\n\n"
-    return title + command + tested + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return title + command + tested + "\n".join(text_tables.markdown(header, body, left=2)) + "\n"
 
 
 def _compared(values: Mapping[str, float]) -> dict[str, Any]:

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from befa.metrics import CUTOFFS, METRICS
-from befa.report.published import TABLE_2
-
-SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
-"""The columns of the paper's Table 2; the JSON holds all metrics."""
+from befa.report import text_tables
+from befa.report.published import PAPER_METRICS, TABLE_2
 
 
 def befa_table(
@@ -41,7 +39,7 @@ def about_seeds(table: Mapping[str, Any]) -> str:
     return "one seed" if seeds == "1" else f"mean ± sample standard deviation over {seeds} seeds"
 
 
-def cells(table: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> tuple[list[str], list[list[str]]]:
+def cells(table: Mapping[str, Any], metrics: Sequence[str] = PAPER_METRICS) -> tuple[list[str], list[list[str]]]:
     """The table as text: header, and one row per model and metric of `metrics`; with the paper's columns if any."""
     rows = [row for row in table["rows"] if row["metric"] in metrics]
     with_paper = any("paper" in row for row in rows)
@@ -56,10 +54,9 @@ def cells(table: Mapping[str, Any], metrics: Sequence[str] = SHOWN) -> tuple[lis
 def markdown(table: Mapping[str, Any]) -> str:
     """The table as Markdown, all metrics."""
     header, body = cells(table, [f"{m}@{k}" for m in METRICS for k in CUTOFFS])
-    lines = [header, ["---"] * 2 + ["---:"] * (len(header) - 2), *body]
     title = f"# BeFA on {table['dataset']} with {table['encoder']} features\n\n"
     command = f"Test part, {about_seeds(table)}; made by `dvc repro train_befa@{table['dataset']}`.\n\n"
-    return title + command + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return title + command + "\n".join(text_tables.markdown(header, body, left=2)) + "\n"
 
 
 def _gain(before: float, after: float) -> float | None:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from befa import significance
 from befa.cells import Listed, cell_name
 from befa.errors import DataError
-from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, starred
+from befa.report.experiment import NAMES, Experiment, starred
 from befa.report.paper_tables import OWN_FAMILY, RIVALS
+from befa.report.published import HOSTS, PAPER_METRICS
 from befa.report.values import Row, Table, Value
 from befa.significance import Comparison
 
@@ -72,7 +73,7 @@ def others(experiment: Experiment, encoder: str) -> Table:
     """What a gain would have to be worth against a simpler model, and adapters of one's own in the paper's hosts."""
     cells = others_of(experiment, encoder)
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
-    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    columns = [(dataset, metric) for dataset in datasets for metric in PAPER_METRICS]
     models: dict[str, list[str]] = {}
     for cell in cells:
         if cell.adapter not in models.setdefault(cell.model, []):
@@ -92,8 +93,8 @@ def others(experiment: Experiment, encoder: str) -> Table:
         "content) no training. Gain: of BeFA over the base. "
         + significance.legend("the gains of its dataset in this table")
     )
-    title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
-    return Table(f"others-{encoder}", title, note, groups, METRICS * len(datasets), tuple(rows))
+    title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
+    return Table(f"others-{encoder}", title, note, groups, PAPER_METRICS * len(datasets), tuple(rows))
 
 
 def _gains_of_others(

@@ -11,16 +11,12 @@ from befa import significance
 from befa.cells import Listed, cell_name
 from befa.errors import DataError
 from befa.report import published
-from befa.report.befa_table import SHOWN
+from befa.report.published import HOSTS
 from befa.report.results import Result, State, Study
 from befa.report.values import Value, made_of
 from befa.rng import numpy_stream
 from befa.significance import Comparison
 
-HOSTS = ("bm3", "lattice", "freedom", "mgcn")
-"""In the order of the paper's tables."""
-METRICS = SHOWN
-"""The paper's."""
 NAMES = {
     "bm3": "BM3",
     "lattice": "LATTICE",

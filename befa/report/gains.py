@@ -6,7 +6,8 @@ from typing import Any
 
 from befa import tables
 from befa.report.evidence_tables import METRIC, OVER_BASE
-from befa.report.experiment import HOSTS, NAMES, Experiment
+from befa.report.experiment import NAMES, Experiment
+from befa.report.published import HOSTS
 from befa.report.values import Value
 
 Key = tuple[str, str, str]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from befa import coverage, tables
+from befa.report import text_tables
 
 
 def table(dataset: str, stores: Mapping[str, Path]) -> dict[str, Any]:
@@ -42,9 +43,7 @@ def notes(result: Mapping[str, Any]) -> str:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The table and its notes."""
-    header, rows = cells(result)
-    lines = [header, ["---", "---", "---:", "---:", "---:"], *rows]
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", f"{notes(result)}.", ""])
+    return "\n".join([*text_tables.markdown(*cells(result), left=2), "", f"{notes(result)}.", ""])
 
 
 def _statuses(path: Path) -> list[str]:

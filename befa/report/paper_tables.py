@@ -13,7 +13,8 @@ from befa.cells import cell_name
 from befa.models.bm3 import BM3
 from befa.problem import Content, Problem
 from befa.report import published
-from befa.report.experiment import HOSTS, METRICS, NAMES, Experiment, joined, short, starred
+from befa.report.experiment import NAMES, Experiment, joined, short, starred
+from befa.report.published import HOSTS, PAPER_METRICS
 from befa.report.results import State
 from befa.report.values import REPRO, Row, Table, Value, made_of, together
 from befa.rng import stream
@@ -60,8 +61,8 @@ def table_1(experiment: Experiment) -> Table:
 def table_2(experiment: Experiment, encoder: str) -> Table:
     """Base, +BeFA and gain per host."""
     datasets, rows = experiment.datasets(encoder, "befa"), []
-    gains = experiment.gains("table2", encoder, datasets, "befa", "none", METRICS)
-    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    gains = experiment.gains("table2", encoder, datasets, "befa", "none", PAPER_METRICS)
+    columns = [(dataset, metric) for dataset in datasets for metric in PAPER_METRICS]
     for model in HOSTS:
         for adapter in ("none", "befa"):
             cells = (experiment.metric("table2", d, encoder, model, adapter, metric) for d, metric in columns)
@@ -70,13 +71,13 @@ def table_2(experiment: Experiment, encoder: str) -> Table:
     means = (_mean_gain([gains[d, model, metric] for model in HOSTS]) for d, metric in columns)
     rows.append(Row("mean gain", tuple(means), last=True))
     note = MEASURED + _protocol(rows) + legend("the comparisons of its dataset in this table") + OWN_FAMILY
-    title, groups = f"Table 2: base and +BeFA, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    title, groups = f"Table 2: base and +BeFA, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
     return Table(
         f"table2-{encoder}",
         title,
         note,
         groups,
-        METRICS * len(datasets),
+        PAPER_METRICS * len(datasets),
         tuple(rows),
     )
 
@@ -84,7 +85,7 @@ def table_2(experiment: Experiment, encoder: str) -> Table:
 def table_3(experiment: Experiment, encoder: str) -> Table:
     """The adapters per host, what LoRA and SoftPrompt gain over the base, and BeFA over the best of the others."""
     datasets, rows = experiment.datasets(encoder, *RIVALS), []
-    columns = [(dataset, metric) for dataset in datasets for metric in METRICS]
+    columns = [(dataset, metric) for dataset in datasets for metric in PAPER_METRICS]
     gains = _gains_of_table_3(experiment, encoder, datasets)
     for model in HOSTS:
         for adapter in ("none", *RIVALS, "befa"):
@@ -96,14 +97,14 @@ def table_3(experiment: Experiment, encoder: str) -> Table:
             rows.append(Row(label, values, last=adapter == "befa"))
     means = (_mean_gain([gains[d, model, "befa", metric] for model in HOSTS]) for d, metric in columns)
     rows.append(Row("mean, BeFA over best", tuple(means), last=True))
-    title, groups = f"Table 3: adapters, {encoder} features", tuple((d, len(METRICS)) for d in datasets)
+    title, groups = f"Table 3: adapters, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
     note = (
         MEASURED + _protocol(rows) + "The best of base, LoRA and SoftPrompt is taken for each column, as the paper "
         "does: on test, which is hard on BeFA. The mean over the models is what the paper calls Avg Improve. "
         + legend("the comparisons of its dataset in this table")
         + OWN_FAMILY
     )
-    return Table(f"table3-{encoder}", title, note, groups, METRICS * len(datasets), tuple(rows))
+    return Table(f"table3-{encoder}", title, note, groups, PAPER_METRICS * len(datasets), tuple(rows))
 
 
 def table_4(experiment: Experiment, encoder: str) -> Table:
@@ -197,7 +198,7 @@ def _gains_of_table_3(
     """By dataset, model, adapter and metric; BeFA's are over the best of the others, LoRA's and SoftPrompt's over the
     base. Stars are corrected over all of a dataset."""
     gains = {}
-    for dataset, model, metric in product(datasets, HOSTS, METRICS):
+    for dataset, model, metric in product(datasets, HOSTS, PAPER_METRICS):
         host = (dataset, encoder, model)
         for adapter in RIVALS:
             gains[dataset, model, adapter, metric] = experiment.gain("table3", host, adapter, "none", metric)

@@ -5,6 +5,12 @@ no ranking can give beside its recalls; and FREEDOM+BeFA on TMALL with CLIP read
 .0243 .0364 .0131 .0164 in Table 3 (only the latter agrees with the text's averages).
 """
 
+HOSTS = ("bm3", "lattice", "freedom", "mgcn")
+"""In the order of the paper's tables."""
+
+PAPER_METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+"""Of its tables."""
+
 TABLE_1: dict[str, dict[str, float]] = {
     "tmall": {"users": 13_104, "items": 7_848, "interactions": 151_928, "density": 0.00148},
     "microlens": {"users": 46_420, "items": 14_079, "interactions": 332_730, "density": 0.00051},
@@ -12,7 +18,6 @@ TABLE_1: dict[str, dict[str, float]] = {
 }
 """Sizes after filtering; the paper says "10-core", which only TMALL's averages allow."""
 
-_COLUMNS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
 _TABLE_2 = """
 clip      tmall     bm3     none .0189 .0298 .0102 .0132
@@ -71,7 +76,7 @@ Cell = tuple[str, str, str, str]
 def _parse(text: str) -> dict[Cell, dict[str, float]]:
     rows = [line.split() for line in text.strip().splitlines()]
     return {
-        (dataset, encoder, model, adapter): dict(zip(_COLUMNS, map(float, values), strict=True))
+        (dataset, encoder, model, adapter): dict(zip(PAPER_METRICS, map(float, values), strict=True))
         for encoder, dataset, model, adapter, *values in rows
     }
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from befa.report import text_tables
+
 SIZES = ("users", "items", "interactions", "density")
 
 
@@ -48,12 +50,8 @@ def steps(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """Both tables."""
     notes = [] if result["paper"] is not None else ["", "The paper has no such dataset."]
-    return "\n".join([*_markdown(*sizes(result)), *notes, "", *_markdown(*steps(result)), ""])
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---", *("---:" for _ in header[1:])]
-    return [f"| {' | '.join(line)} |" for line in (header, rule, *rows)]
+    both = (text_tables.markdown(*table, left=1) for table in (sizes(result), steps(result)))
+    return "\n".join([*next(both), *notes, "", *next(both), ""])
 
 
 def _size(name: str, value: float) -> str:

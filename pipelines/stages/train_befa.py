@@ -3,16 +3,14 @@
 from befa import tables
 from befa.paths import Layout
 from befa.report.befa_table import befa_table, markdown
-from pipelines.table import show
-
-MODELS = ("lattice", "bm3", "freedom", "mgcn")
-"""The paper's hosts."""
+from befa.report.published import HOSTS
+from pipelines.show_befa import show
 
 
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes befa.json and befa.md and prints base, +BeFA and gain per model."""
     base, befa = (
-        {m: tables.read_json(layout.run(dataset, encoder, m, adapter) / "metrics.json") for m in MODELS}
+        {m: tables.read_json(layout.run(dataset, encoder, m, adapter) / "metrics.json") for m in HOSTS}
         for adapter in ("none", "befa")
     )
     table, into = befa_table(dataset, encoder, base, befa), layout.report(dataset)

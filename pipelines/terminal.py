@@ -1,0 +1,28 @@
+"""Tables of text on the terminal."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: int,
+    caption: str | None = None,
+    sections: bool = False,
+) -> None:
+    """Prints a table; its first `left` columns are set to the left, the others, numbers, to the right.
+
+    `sections`: a line stands between rows that differ in the first column.
+    """
+    shown = Table(title=title, caption=caption)
+    for place, name in enumerate(header):
+        shown.add_column(name, justify="left" if place < left else "right")
+    for row, following in pairwise([*rows, [None]]):
+        shown.add_row(*row, end_section=sections and row[0] != following[0])
+    Console().print(shown)
