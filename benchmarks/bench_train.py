@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,8 @@ def measured(name: str, adapter: str, way: str, threads: int, frozen: bool, larg
     sampler = reference.Sampler(problem, 1) if way == "reference" else None
     if way == "reference":
         model = reference.FORMULATIONS[name](model, problem)
+    else:
+        problem = replace(problem, contents={})  # as pipelines/fitting.py does
     init, noise = clock() - start, stream(1, "noise")
     optimizer = (Adam if way == "befa" else torch.optim.Adam)(model.parameters(), 1e-3)
     total = -(-len(problem.users_E) // BATCH)

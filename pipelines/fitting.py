@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -26,6 +26,7 @@ class Training:
     model: nn.Module
     """With the best epoch's parameters."""
     problem: Problem
+    """Without its content, which the model has what it needs of."""
     data_sha256: str
     """Of what it was given (see befa/checkpoints.py)."""
     fitted: Fitted
@@ -56,6 +57,7 @@ def train(
             report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
 
         model = build(problem, cell, seed)
+        problem = replace(problem, contents={})  # the model has tables of its own: Adam's moments take their place
         kept = saved(resuming.identity(data_sha256, cell, seed, device))
         fitting = time.monotonic()
         fitted = fit(model, problem, valid, cell, seed, on_epoch, kept)
