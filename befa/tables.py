@@ -43,9 +43,9 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes `folder`. Raises OSError where no file can be written there: now, and not after hours of work."""
-    folder.mkdir(parents=True, exist_ok=True)
-    TemporaryFile(dir=folder).close()
+    """Raises OSError where nothing can be written in `folder`, there or to be made: now, not after hours of work."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    TemporaryFile(dir=there).close()
 
 
 def _alive(suffix: str) -> bool:

@@ -184,7 +184,7 @@ def add(params, *arguments, **options):
 
 def test_cells_are_added_once_and_in_the_form_of_those_there(params, lists):
     before, known = lists.read_bytes().splitlines(), listed(config.read_params(lists))
-    hosts = ("lattice", "bm3", "freedom", "mgcn")
+    hosts = ("bm3", "lattice", "freedom", "mgcn")
     cells = [f"cells.demo-clip-{model}-{adapter}" for model in hosts for adapter in ("none", "befa")]
     assert add(params, "demo", "clip") == ["encodings.demo-clip", *cells]
     assert add(params, "demo", "clip") == []
