@@ -8,9 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from befa.errors import DataError
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +19,6 @@ RATIO = 2_000
 """Unpacked bytes per packed byte that no honest member reaches. Deflate itself ends near 1,032."""
 SMALL = 100_000_000
 """Members of at most so many bytes may have any ratio: a megabyte of zeros is no attack."""
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Called as members are read."""
-
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Unpacked bytes read, unpacked bytes in all, and the member at hand."""
-        ...
 
 
 def check(path: Path, *, largest: int = 200_000_000_000) -> None:

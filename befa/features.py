@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,11 +28,9 @@ from befa.encoding import About, Engine, Piece
 from befa.errors import DataError
 from befa.feature_store import EXTRAS, SCHEMA_VERSION, Modality, check_ids, metadata_of, schema, vector_column, vectors
 from befa.preparing import Row
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], None]
-"""Items done, items in all, and how fast the steps are."""
 
 PART = 1024
 """Contents saved at a time."""

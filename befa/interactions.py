@@ -22,6 +22,7 @@ from befa.errors import ConfigError, DataError, nearest
 from befa.ids import Ids
 from befa.pairs import Columns, Spool, k_core, partition, unique_pieces
 from befa.parallel import ordered
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def filter_events(
     *,
     rows_in_memory: int = ROWS_IN_MEMORY,
     folder: Path | None = None,
-    progress: Callable[[int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Filtered:
     """Applies the fixed order of operations of the field's preprocessing, and says what each step left.
 
@@ -140,7 +141,7 @@ def _read(
     config: DatasetConfig,
     rows_in_memory: int,
     folder: Path | None,
-    progress: Callable[[int], None] | None,
+    progress: Progress | None,
 ) -> _Log:
     """Codes events as they come, users and items side by side with the reading of the next ones."""
     users, items, rows = Ids(), Ids(), Spool(rows_in_memory, folder)
@@ -154,7 +155,7 @@ def _read(
             read += len(batch)
             batch = _chosen(batch, config, actions)
             if progress is not None:
-                progress(read)
+                progress(read, None)
             for name in EVENTS.names:
                 if batch[name].null_count:
                     raise DataError(f"{batch[name].null_count} events have no {name}", mend="drop or mend these rows")

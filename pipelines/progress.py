@@ -4,27 +4,21 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class Report(Protocol):
-    """Called as work goes on."""
-
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Work done, work in all (None: not known), and a word on how it goes."""
-        ...
-
-
 @contextmanager
-def progress(what: str, unit: str = "") -> Iterator[Report]:
+def progress(what: str, unit: str = "") -> Iterator[Progress]:
     """Yields the function to call as work goes on; work is counted in `unit`s ("bytes" are shown as MB and GB).
 
     Nothing is shown before the first call.
@@ -39,7 +33,7 @@ def progress(what: str, unit: str = "") -> Iterator[Report]:
         *(TextColumn(f"{{task.fields[{f}]}}") for f in ("done", "rate")),
     ]
     note_column = TextColumn("{task.fields[note]}")
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note_column, console=console) as bar:
+    with Bars(*columns, TimeElapsedColumn(), TimeRemainingColumn(), note_column, console=console) as bar:
         task, rate = bar.add_task(what, total=None, visible=False, done="", rate="", note=""), _Rate()
 
         def report(done: int, total: int | None, note: str = "") -> None:
@@ -80,7 +74,7 @@ def _share(done: int, total: int | None, unit: str) -> str:
     return f"{decimal(done)} of {decimal(total)}" if unit == "bytes" else f"{done:,} of {_amount(total, unit)}"
 
 
-def _lines(what: str, unit: str) -> Report:
+def _lines(what: str, unit: str) -> Progress:
     last, rate = time.monotonic(), _Rate()
 
     def report(done: int, total: int | None, note: str = "") -> None:

@@ -217,8 +217,9 @@ def test_actions_are_chosen_and_counted(caplog):
 
 def test_progress_counts_what_was_read():
     seen = []
-    filter_events(events([("a", "010", 1), ("b", "010", 2)]), CATALOGUE, config(), progress=seen.append)
-    assert seen == [1, 2]
+    log = events([("a", "010", 1), ("b", "010", 2)])
+    filter_events(log, CATALOGUE, config(), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, None), (2, None)]
 
 
 def test_a_window_without_events_is_the_same_clear_error():

@@ -12,7 +12,6 @@ from befa.downloads.files import (
     Fetched,
     KnownFile,
     Policy,
-    Progress,
     difference_of,
     fetched_file,
     make_room,
@@ -23,10 +22,11 @@ from befa.downloads.part import clear
 from befa.downloads.web import Download
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
+from befa.progress import Progress
 from befa.tables import whole
 
 __all__ = [
-    "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "Progress", "fetch", "make_room", "mirrors", "need",
+    "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "fetch", "make_room", "mirrors", "need",
     "shown", "verify",
 ]  # fmt: skip
 

@@ -4,24 +4,16 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated
 
 from pydantic import Field
 
 from befa.config import configuration
 from befa.downloads.addresses import ANOTHER
 from befa.errors import DataError
+from befa.progress import Progress
 
 CHUNK = 1 << 20
-
-
-@runtime_checkable
-class Progress(Protocol):
-    """Called as bytes come in."""
-
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Bytes that are there, bytes in all (None: the mirror does not say), and the file's name."""
-        ...
 
 
 @configuration

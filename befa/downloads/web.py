@@ -1,9 +1,6 @@
 """One file from a web address, in as many tries as it takes."""
 
 import logging
-import time
-from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -22,13 +19,14 @@ from befa.downloads.files import (
     Fetched,
     KnownFile,
     Policy,
-    Progress,
     difference_of,
     make_room,
     not_the_file,
 )
 from befa.downloads.part import Part
 from befa.errors import DataError
+from befa.http import keep_addresses_out_of_logs, retry_after
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +57,7 @@ class Download:
 
     def run(self) -> Fetched:
         """Tries until the file is whole, then checks it and gives it its name."""
-        # httpx logs each address in full at INFO, httpcore each redirect's at DEBUG; either may hold a signature.
-        for logger in (logging.getLogger("httpx"), logging.getLogger("httpcore")):
-            logger.setLevel(max(logger.level, logging.WARNING))
+        keep_addresses_out_of_logs()
         timeout = httpx.Timeout(self.policy.read_timeout, connect=self.policy.connect_timeout)
         retrying = Retrying(
             retry=retry_if_exception_type(_Again),
@@ -119,7 +115,7 @@ class Download:
         """Whether the body is the file or its rest; makes the part ready for it."""
         status = response.status_code
         if status in PASSING:
-            raise _Again(f"the server answers {status}", _asked_wait(response))
+            raise _Again(f"the server answers {status}", retry_after(response.headers.get("Retry-After")))
         if status == 416 or (status == 206 and not self.part.continues(response)):
             self.part.discard()
             raise _Again("the file is another one than at the last try")
@@ -172,16 +168,6 @@ class Download:
 
     def _say(self, state: RetryCallState) -> None:
         log.warning("%s: %s; next try in %.1f s", self.shown, _again_of(state), state.upcoming_sleep)
-
-
-def _asked_wait(response: httpx.Response) -> float | None:
-    """Retry-After in seconds from now; it comes as a number or as a date."""
-    asked = response.headers.get("Retry-After", "").strip()
-    if asked.isdecimal():
-        return float(asked)
-    with suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
-    return None
 
 
 def _again_of(state: RetryCallState) -> _Again:

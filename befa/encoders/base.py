@@ -10,7 +10,7 @@ from jaxtyping import Float, Int, Num, UInt8
 from PIL import Image
 from torch import Tensor
 
-from befa.downloads import Progress
+from befa.progress import Progress
 
 
 @runtime_checkable

@@ -12,12 +12,13 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError
 from open_clip.constants import HF_WEIGHTS_NAME
 
-from befa.downloads import PATIENT, AbsentError, Fetched, KnownFile, Policy, Progress, fetch, mirrors, shown, verify
+from befa.downloads import PATIENT, AbsentError, Fetched, KnownFile, Policy, fetch, mirrors, shown, verify
 from befa.downloads import need as need_of_file
 from befa.encoders import clip_model
 from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, EncoderError, first_line
 from befa.needs import Need
+from befa.progress import Progress
 from befa.tables import read_json, write_json
 
 log = logging.getLogger(__name__)

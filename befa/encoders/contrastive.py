@@ -1,7 +1,7 @@
 """Training a small CLIP on a catalogue's own pictures and titles."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from befa.encoders import clip_model
 from befa.encoders.clip_config import Architecture, ContrastiveConfig, OpenClipConfig
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import EncoderError, TrainingError
+from befa.progress import Progress
 from befa.rng import stream
 
 MAX_LOGIT_SCALE = math.log(100)
@@ -38,7 +39,7 @@ def train_clip(
     config: OpenClipConfig,
     folder: Path,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains a CLIP (arXiv 2103.00020) on (picture, title) pairs and writes it to `folder` in open_clip's form.
 
@@ -107,7 +108,7 @@ def _fit(
     tokens_NL: Int[Tensor, "N L"],
     training: ContrastiveConfig,
     *,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> list[float]:
     """Runs all steps and returns the mean loss of every epoch; a last batch of a single pair is left out."""
     shuffle, augment = stream(training.seed, "clip", "shuffle"), stream(training.seed, "clip", "augment")

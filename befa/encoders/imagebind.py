@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from befa.config import configuration
-from befa.downloads import PATIENT, KnownFile, Policy, Progress, fetch, mirrors
+from befa.downloads import PATIENT, KnownFile, Policy, fetch, mirrors
 from befa.encoders import clip_model
 from befa.encoders.clip_config import Architecture
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import ConfigError, DataError, EncoderError, first_line
+from befa.progress import Progress
 
 CHECKPOINT = "imagebind_huge.pth"
 PUBLISHED = f"take the {CHECKPOINT} that Meta published, as it is"

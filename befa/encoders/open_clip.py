@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Normalize, ToTensor
 
-from befa.downloads import Progress
 from befa.encoders import clip_model, clip_weights
 from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import EncoderError
+from befa.progress import Progress
 
 LEGACY = {"resize_mode": "squash", "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "interpolation": "bicubic"}
 LEGACY_CHARACTERS = 20

@@ -16,9 +16,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from befa.config import configuration
-from befa.downloads import Progress
 from befa.encoders.clip_model import fingerprint
 from befa.errors import EncoderError, first_line
+from befa.progress import Progress
 from befa.rng import global_seed
 
 # sentence-transformers takes seconds to load, and is an extra: it is imported where it is used.

@@ -8,7 +8,6 @@ Links come from outside. Whatever is no http or https address is refused; where 
 loopback and private networks included. Do not run this where such an answer would be a secret.
 """
 
-import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from befa.http import keep_addresses_out_of_logs
 from befa.images import ImageFiles
-from befa.pictures.asking import Fetcher, Progress, Tally, run
+from befa.pictures.asking import Fetcher, Tally, run
 from befa.pictures.hosts import PicturesConfig
 from befa.pictures.kept import Journal, kept_pictures
 from befa.pictures.links import NO_ADDRESS, links_of
 from befa.pictures.writing import ARCHIVE, COVERAGE, INDEX, coverage_of, row_of, write_archive
+from befa.progress import Progress
 from befa.tables import write_table
 
-__all__ = ["ARCHIVE", "COVERAGE", "INDEX", "Fetched", "PicturesConfig", "Progress", "fetch_pictures"]
+__all__ = ["ARCHIVE", "COVERAGE", "INDEX", "Fetched", "PicturesConfig", "fetch_pictures"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ def fetch_pictures(items: pa.Table, into: Path, config: PicturesConfig, *, progr
 
     Runs an event loop of its own, so it cannot be called from inside one.
     """
-    # At INFO, httpx writes a line with the full address for every request: a million lines, secrets included.
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger(name).level))
+    keep_addresses_out_of_logs()
     links = links_of(items)
     journal, earlier = Journal(into.with_name(into.name + ".partial")), ImageFiles(into)
     wanted = Counter(link.address for link in links if link.address is not None)

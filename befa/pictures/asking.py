@@ -3,24 +3,23 @@
 import asyncio
 import os
 import random
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpx
 
+from befa.http import retry_after
 from befa.images import CorruptImage
-from befa.pictures.hosts import GIVEN_UP, Host, LostError, PicturesConfig, retry_after
+from befa.pictures.hosts import GIVEN_UP, Host, LostError, PicturesConfig
 from befa.pictures.kept import Journal
 from befa.pictures.links import NO_ADDRESS, Link, address_of
 from befa.pictures.reasons import reason_of
 from befa.pictures.writing import Picture
+from befa.progress import Progress
 
 MAX_REDIRECTS = 5
-
-Progress = Callable[[int, int, str], None]
-"""Called with items done, their number, and a note such as "12 failed"."""
 
 
 class Tally:

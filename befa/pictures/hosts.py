@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import email.utils
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -102,15 +100,3 @@ class Host:
         self._refusals += 1
         if self._refusals == self.config.give_up_after:
             log.warning("%s is given up after %d refusals in a row (%s)", self.name, self._refusals, reason)
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds that a Retry-After asks for, given as seconds or as a date; None if it says neither."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None

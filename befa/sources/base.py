@@ -1,6 +1,6 @@
 """What every source offers, and templates over its columns."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any, Protocol
@@ -10,9 +10,7 @@ import pyarrow as pa
 
 from befa.errors import ConfigError, nearest
 from befa.needs import Need
-
-Progress = Callable[[int, int | None, str], None]
-"""Told of long work: how much is done, how much there is in all (None: unknown), and a word on what is at hand."""
+from befa.progress import Progress
 
 
 class Source(Protocol):

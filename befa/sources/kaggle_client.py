@@ -20,6 +20,7 @@ from threading import Event, Thread
 from typing import Any, Literal
 
 from befa.errors import ConfigError, DataError
+from befa.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def download(
     name: str,
     *,
     bytes_expected: int | None = None,
-    progress: Callable[[int, int | None, str], None] | None = None,
+    progress: Progress | None = None,
     run: Callable[..., subprocess.CompletedProcess[str]] = subprocess.run,
 ) -> Path:
     """The archive of a dataset (`owner/name`) or of a competition, at `into / name`. Returns that path.
@@ -103,9 +104,7 @@ def download(
 
 
 @contextmanager
-def _watched(
-    folder: Path, expected: int | None, progress: Callable[[int, int | None, str], None] | None
-) -> Iterator[None]:
+def _watched(folder: Path, expected: int | None, progress: Progress | None) -> Iterator[None]:
     """Tells `progress` of the folder's growth: the client's own bar is on an output that may hold secrets."""
     if progress is None:
         yield

@@ -27,7 +27,7 @@ def run(dataset: str, layout: Layout) -> None:
             lambda: source.items(raw, cfg.text),
             cfg,
             folder=into,
-            progress=lambda rows: report(rows, None),
+            progress=report,
         )
     metadata = None if filtered.place is None else {PLACE: filtered.place}
     tables.write_table(into / "interactions.parquet", filtered.interactions, metadata)

@@ -8,12 +8,13 @@ from befa.cells import LEADERS, Cell, cell_name, host_name, listed
 from befa.devices import deterministic
 from befa.errors import ConfigError, DataError
 from befa.paths import Layout
+from befa.progress import Progress
 from befa.report.tuning import as_json, draw, sentence
 from befa.training import Row
 from befa.tuning import Searched, Tried, TuningConfig, Watch, search, with_tuned
 from pipelines.imports import ROOT, closure
 from pipelines.params_file import change
-from pipelines.progress import Report, progress
+from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def adopt(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) 
 class _Watch(Watch):
     """Shows trials as they end, and how the one under way is doing."""
 
-    def __init__(self, report: Report, trials: int, monitor: str) -> None:
+    def __init__(self, report: Progress, trials: int, monitor: str) -> None:
         self._report, self._trials, self._monitor = report, trials, monitor
         self._done, self._best = 0, ""
 

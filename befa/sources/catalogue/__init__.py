@@ -19,7 +19,8 @@ from befa import downloads, tables
 from befa.datasets import ACTION, EVENTS, ITEMS, PLACE
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
-from befa.sources.base import Progress, columns_in, render
+from befa.progress import Progress
+from befa.sources.base import columns_in, render
 from befa.sources.catalogue.description import (
     DESCRIPTION,
     CatalogueConfig,

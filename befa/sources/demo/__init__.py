@@ -22,8 +22,9 @@ from befa.config import configuration
 from befa.datasets import EVENTS, ITEMS
 from befa.errors import DataError
 from befa.needs import Need
+from befa.progress import Progress
 from befa.rng import numpy_stream
-from befa.sources.base import Progress, render
+from befa.sources.base import render
 from befa.sources.demo import drawing, tastes, wording
 
 SIZES = {"tiny": (60, 40, 12.0), "demo": (1_000, 500, 12.0), "large": (50_000, 20_000, 12.0)}

@@ -19,8 +19,9 @@ from befa.datasets import EVENTS, ITEMS
 from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
+from befa.progress import Progress
 from befa.sources import kaggle_client, tabular
-from befa.sources.base import Progress, render
+from befa.sources.base import render
 
 ARCHIVE = "archive.zip"
 DEFAULT_TEXT = "{prod_name}, {product_type_name}, {colour_group_name}. {detail_desc}"

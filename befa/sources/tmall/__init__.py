@@ -24,8 +24,9 @@ from befa.datasets import ACTION, EVENTS, ITEMS
 from befa.downloads import KnownFile
 from befa.errors import DataError
 from befa.needs import Need
+from befa.progress import Progress
 from befa.sources import tabular
-from befa.sources.base import Progress, render
+from befa.sources.base import render
 from befa.sources.tabular import Readable
 
 PAGE = "tianchi.aliyun.com/dataset/140281"
