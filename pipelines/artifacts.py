@@ -3,17 +3,17 @@
 import logging
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from befa import tables
-from befa.report import table_1
+from befa.report import table_1, text_tables
 
 P = ParamSpec("P")
 
@@ -121,8 +121,9 @@ def certificate(path: Path) -> str:
 def coverage(path: Path) -> str:
     """What a feature store covers."""
     report = tables.read_json(path)
-    rows = [{"": name, "value": value} for name, value in report.items() if not isinstance(value, list | Mapping)]
-    return f"# Coverage of {'/'.join(path.parts[-3:-1])}, {path.name.partition('.')[0]}\n\n{table(rows)}"
+    rows = [(name, _text(value)) for name, value in report.items() if not isinstance(value, list | Mapping)]
+    title = f"# Coverage of {'/'.join(path.parts[-3:-1])}, {path.name.partition('.')[0]}"
+    return "\n".join([title, "", *text_tables.markdown(("", "value"), rows, left=1)])
 
 
 def text(path: Path) -> str:
@@ -137,16 +138,7 @@ PAGES: Mapping[str, Callable[[Path], str]] = {
 }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of the same columns, as Markdown."""
-    header = list(rows[0])
-    to_the_right = [all(isinstance(row.get(name), int | float) for row in rows) for name in header]
-    rule = ["---:" if number else "---" for number in to_the_right]
-    lines = [header, rule, *([_cell(row.get(name)) for name in header] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(value: object) -> str:
+def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")

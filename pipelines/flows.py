@@ -31,6 +31,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from befa.errors import BefaError
+from befa.report import text_tables
 from pipelines import artifacts, graph, tasks
 from pipelines.children import Children
 
@@ -139,12 +140,13 @@ def _hurried_by_interrupt() -> Iterator[None]:
 def _sum_up(what: str, ended: Mapping[str, Ended]) -> None:
     if not ended:
         return
-    rows = [{"stage": name, "outcome": end.outcome, "seconds": round(end.seconds, 1)} for name, end in ended.items()]
+    rows = [(name, end.outcome, f"{end.seconds:.1f}") for name, end in ended.items()]
+    table = "\n".join(text_tables.markdown(("stage", "outcome", "seconds"), rows, left=2))
     counts = ", ".join(
         f"{count} {outcome}" for outcome, count in Counter(end.outcome for end in ended.values()).items()
     )
-    get_run_logger().info(f"{what}: {counts}\n\n{artifacts.table(rows)}")
-    artifacts.show("summary", artifacts.table(rows), f"{counts}: {what}")
+    get_run_logger().info(f"{what}: {counts}\n\n{table}")
+    artifacts.show("summary", table, f"{counts}: {what}")
 
 
 def _flow_run_name() -> str:
