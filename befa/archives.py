@@ -1,4 +1,4 @@
-"""Zip files that are read in place and never unpacked: whether they may be trusted, and whether they are whole."""
+"""Zip files that are read in place and never unpacked: whether they may be trusted, whole; and how ours are written."""
 
 import logging
 import lzma
@@ -30,7 +30,7 @@ def check(path: Path, *, largest: int = 200_000_000_000) -> None:
     Raises DataError naming the member: a name that leads out of a folder, stands twice, or means another thing on
     another system (drive letter, backslash, NUL); a symbolic link; an encrypted member; one packed beyond belief.
     """
-    with _open(path) as archive:
+    with opened(path) as archive:
         seen: set[str] = set()
         total = 0
         for info in archive.infolist():
@@ -52,8 +52,8 @@ def first_broken(
     Members are read to their end and thrown away. Raises DataError when `archive` is a path and no whole zip file.
     """
     if isinstance(archive, Path):
-        with _open(archive) as opened:
-            return first_broken(opened, skip, progress)
+        with opened(archive) as readable:
+            return first_broken(readable, skip, progress)
     members = [info for info in archive.infolist() if not info.is_dir() and not skip(info.filename)]
     done, total = 0, sum(info.file_size for info in members)
     for info in members:
@@ -73,7 +73,8 @@ def first_broken(
 _ELSEWHERE = "do not use it; download it again, from a source you trust"
 
 
-def _open(path: Path) -> zipfile.ZipFile:
+def opened(path: Path) -> zipfile.ZipFile:
+    """The zip file at `path`, to be read. Raises DataError when there is none, or no whole one."""
     try:
         return zipfile.ZipFile(path)
     except FileNotFoundError:
@@ -81,6 +82,13 @@ def _open(path: Path) -> zipfile.ZipFile:
     except Exception as error:  # BadZipFile, struct.error, ValueError, NotImplementedError, ...: no common base
         log.debug("%s: %s", path, error)
         raise DataError("not a whole zip file", where=path, mend="download it again") from None
+
+
+def add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    """Writes a member that says nothing of when, where or by whom it was made: the same data, the same bytes."""
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.create_system, info.external_attr = 3, 0o644 << 16
+    archive.writestr(info, data)
 
 
 def _fault(info: zipfile.ZipInfo) -> str | None:

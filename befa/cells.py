@@ -17,6 +17,7 @@ from befa.config import configuration
 from befa.controls import controlled
 from befa.errors import ConfigError, DataError, lookup
 from befa.feature_store import ENCODED, GIVEN, FeatureStore
+from befa.metrics import Interactions
 from befa.models import MODELS
 from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName
@@ -284,6 +285,11 @@ def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask
     filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32, copy=False)
     marked_I = np.ones_like(present_I) if missing == "mean" and present_I.any() else present_I
     return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
+
+
+def load_valid(layout: Layout, cell: Cell, n_users: int) -> Interactions:
+    """The validation interactions of a cell's dataset, by user."""
+    return Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), n_users)
 
 
 def build(problem: Problem, cell: Cell, seed: int) -> nn.Module:

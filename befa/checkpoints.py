@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from befa import splits, tables
-from befa.cells import Cell, build, load_problem, training_stage
+from befa import tables
+from befa.cells import Cell, build, load_problem, load_valid, training_stage
 from befa.errors import TrainingError, first_line
 from befa.metrics import Interactions
 from befa.paths import Layout
@@ -63,7 +63,7 @@ def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: st
     split and the features are now; and what `load_problem` raises.
     """
     problem = load_problem(layout, cell, seed, device)
-    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    valid = load_valid(layout, cell, problem.n_users)
     path = layout.checkpoint(folder, seed)
     state, about = read(path)
     mend = f"run dvc repro {training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter)}"

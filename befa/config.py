@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, dataclass_transform, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -95,40 +96,57 @@ def check(value: Any, name: str, cls: Any, *, where: str = "params.yaml") -> Any
         # Through JSON: pydantic's strict mode then still lets a list be a tuple and a string be a date.
         # An empty block (`network:` with nothing below) is one of defaults, where a block is wanted.
         value = {} if value is None and is_dataclass(cls) else value
-        return TypeAdapter(cls).validate_json(json.dumps(value, default=str))
+        return TypeAdapter(cls).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(_describe(name, error), where=where, mend=_mend(cls, error)) from None
+        what, mend = _described(name, cls, error)
+        raise ConfigError(what, where=where, mend=mend) from None
 
 
 def _first(error: ValidationError) -> dict[str, Any]:
-    """The most telling problem: a misspelt key explains the missing one that it leaves behind."""
+    """The most telling problem: a misspelt key explains the missing one that it leaves behind.
+
+    Else the one farthest in: of the members of a union, the one that the value comes nearest to.
+    """
     problems = error.errors(include_url=False)
-    return next((p for p in problems if p["type"] == "unexpected_keyword_argument"), problems[0])
+    misspelt = next((p for p in problems if p["type"] == "unexpected_keyword_argument"), None)
+    return misspelt or max(problems, key=lambda problem: len(problem["loc"]))
 
 
-def _describe(name: str, error: ValidationError) -> str:
+def _described(name: str, cls: Any, error: ValidationError) -> tuple[str, str]:
+    """What is wrong, and the mend."""
     first = _first(error)
-    key = ".".join([name, *map(str, first["loc"])])
+    steps, parent = _walked(cls, first["loc"])
+    key = ".".join([name, *steps])
     if first["type"] == "unexpected_keyword_argument":
-        return f"unknown key {key!r}"
+        known = [f.name for f in fields(parent)] if is_dataclass(parent) else []
+        return f"unknown key {key!r}", nearest(steps[-1], known)
     if first["type"] == "missing":
-        return f"missing key {key!r}"
+        return f"missing key {key!r}", "add it"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"{key!r} is {json.dumps(first['input'], default=str)}: {message}"
+    return f"{key!r} is {json.dumps(first['input'], default=str)}: {message}", "correct the value"
 
 
-def _mend(cls: Any, error: ValidationError) -> str:
-    first = _first(error)
-    if first["type"] == "unexpected_keyword_argument":
-        return nearest(str(first["loc"][-1]), _known_keys(cls, first["loc"][:-1]))
-    return "add it" if first["type"] == "missing" else "correct the value"
-
-
-def _known_keys(cls: Any, location: tuple[int | str, ...]) -> list[str]:
-    """Field names of the configuration at `location` inside `cls`; a step into a union or list ends the walk."""
+def _walked(kind: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any]:
+    """The keys of a problem's `location` inside `kind`, and the type that the last of them is looked up in."""
+    steps, parent = [], kind
     for step in location:
-        inner = {f.name: f.type for f in fields(cls)}.get(str(step))
-        if not isinstance(inner, type) or not hasattr(inner, "__dataclass_fields__"):
-            return []
-        cls = inner
-    return [f.name for f in fields(cls)]
+        members = _members(kind)
+        if len(members) > 1:  # in a union pydantic puts the member's name before what is wrong in it: no key of a file
+            kind = next((member for member in members if getattr(member, "__name__", None) == step), None)
+            continue
+        steps.append(str(step))
+        parent = members[0]
+        if is_dataclass(parent):
+            kind = next((f.type for f in fields(parent) if f.name == step), None)
+        else:  # of a mapping the values' type, of a list the elements'
+            kind = (get_args(parent) or (None,))[-1 if get_origin(parent) is dict else 0]
+    return steps, parent
+
+
+def _members(kind: Any) -> list[Any]:
+    """The types that a value may be of, null and what `Annotated` adds aside."""
+    if get_origin(kind) is Annotated:
+        return _members(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [member for part in get_args(kind) if part is not NoneType for member in _members(part)]
+    return [kind]

@@ -10,7 +10,7 @@ import pyarrow as pa
 from torch import nn
 
 from befa import splits, tables
-from befa.cells import Cell
+from befa.cells import Cell, load_valid
 from befa.errors import DataError
 from befa.metrics import TEST, Interactions, means, metrics_per_user
 from befa.paths import Layout
@@ -39,7 +39,7 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     interaction are left out. Raises DataError when no user is left.
     """
     train = problem.train
-    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    valid = load_valid(layout, cell, problem.n_users)
     test = Interactions.of(*splits.read(layout.split(cell.dataset), "test"), problem.n_users)
     users = np.flatnonzero((test.counts > 0) & (train.counts > 0))
     if len(users) == 0:

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from befa.errors import FeatureError
 from befa.neighbours import BLOCK, nearest
@@ -36,6 +36,11 @@ def symmetric_adjacency(
     n_nodes, weights_E = n_users + n_items, edge_weights(users_E, items_E, n_users, n_items, epsilon=epsilon)
     rows, columns = torch.cat([users_E, n_users + items_E]), torch.cat([n_users + items_E, users_E])
     return SparseMatrix(rows, columns, torch.cat([weights_E, weights_E]), (n_nodes, n_nodes))
+
+
+def adjacency_of(problem: Problem, *, epsilon: float) -> SparseMatrix:
+    """`symmetric_adjacency` of all training interactions."""
+    return symmetric_adjacency(problem.users_E, problem.items_E, problem.n_users, problem.n_items, epsilon=epsilon)
 
 
 def row_adjacency(problem: Problem) -> SparseMatrix:
@@ -113,6 +118,11 @@ def cosine_graph(content: Content, k: int, *, name: str) -> SparseMatrix:
     n_items = len(content.present_I)
     rows_E, columns_E, cosines_E = cosine_edges(content.values_Ic.detach(), content.present_I, k)
     return SparseMatrix(rows_E, columns_E, laplacian_values(rows_E, columns_E, cosines_E, n_items), (n_items, n_items))
+
+
+def cosine_graphs(problem: Problem, k: int) -> nn.ModuleDict:
+    """A `cosine_graph` per modality of the problem, in its order."""
+    return nn.ModuleDict({name: cosine_graph(content, k, name=name) for name, content in problem.contents.items()})
 
 
 def binary_graph(content: Content, k: int, *, name: str) -> SparseMatrix:

@@ -48,7 +48,7 @@ class Filtered:
     stats: dict[str, Any]
     """The certificate: rows, users and items after every step, in order."""
     place: str | None = None
-    """Where times are none: what they are a place in (see sources.base.PLACE)."""
+    """Where times are none: what they are a place in (see datasets.PLACE)."""
 
 
 def filter_events(

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from befa import splits, tables
-from befa.cells import Cell
+from befa import tables
+from befa.cells import Cell, load_valid
 from befa.checkpoints import load_trained
 from befa.errors import ConfigError, DataError, TrainingError, nearest_id
 from befa.metrics import Interactions
@@ -59,7 +59,7 @@ class TrainedRun:
             tables.read_table(layout.filtered(cell.dataset) / f"{name}s.parquet", [name])[name].combine_chunks()
             for name in ("user", "item")
         ]
-        valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+        valid = load_valid(layout, cell, problem.n_users)
         return cls(cell, seed, sha256, model, problem, *ids, valid)
 
     @property

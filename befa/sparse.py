@@ -58,6 +58,10 @@ class SparseMatrix(nn.Module):
     def __matmul__(self, x_cd: Float[Tensor, "c d"]) -> Float[Tensor, "r d"]:
         return _Product.apply(self.values, x_cd, self)
 
+    def transposed_times(self, x_rd: Float[Tensor, "r d"]) -> Float[Tensor, "c d"]:
+        """The transpose's product with x, without gradient."""
+        return _bags(self.transposed_pointers, self.transposed_columns, self.transposed_values, x_rd)
+
     def cut_gradient(self) -> None:
         """Makes the values constants; products made before keep their gradient."""
         self.values = self.values.detach()
@@ -96,8 +100,7 @@ class _Product(Function):
         if ctx.needs_input_grad[0]:
             grad_values_E = pair_dots(grad_rd, ctx.saved_tensors[0], matrix.rows, matrix.columns)
         if ctx.needs_input_grad[1]:
-            transpose = matrix.transposed_pointers, matrix.transposed_columns, matrix.transposed_values
-            grad_x_cd = _bags(*transpose, grad_rd)
+            grad_x_cd = matrix.transposed_times(grad_rd)
         return grad_values_E, grad_x_cd, None
 
 
@@ -125,9 +128,8 @@ class _PairDots(Function):
     @staticmethod
     def backward(ctx: Any, grad_E: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         a_rd, b_cd, rows_E, columns_E = ctx.saved_tensors
-        grad_a_rd = SparseMatrix(rows_E, columns_E, grad_E, (len(a_rd), len(b_cd))) @ b_cd
-        grad_b_cd = SparseMatrix(columns_E, rows_E, grad_E, (len(b_cd), len(a_rd))) @ a_rd
-        return grad_a_rd, grad_b_cd, None, None
+        matrix = SparseMatrix(rows_E, columns_E, grad_E, (len(a_rd), len(b_cd)))
+        return matrix @ b_cd, matrix.transposed_times(a_rd), None, None
 
 
 def _bags(pointers: Tensor, columns: Tensor, values: Tensor, x_cd: Tensor) -> Tensor:

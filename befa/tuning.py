@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 from sqlalchemy.exc import DatabaseError
 
-from befa import checkpoints, splits
-from befa.cells import Cell, build, cell_name, host_name, load_problem
+from befa import checkpoints
+from befa.cells import Cell, build, cell_name, host_name, load_problem, load_valid
 from befa.config import configuration
 from befa.devices import device_name
 from befa.errors import ConfigError, DataError, TrainingError, first_line
@@ -134,7 +134,7 @@ def search(
     cell = Cell.from_params(with_tuned(params, names, {}), *names)
     seed = cell.training.seeds[0]
     problem = load_problem(layout, cell, seed, device)
-    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    valid = load_valid(layout, cell, problem.n_users)
     made_of = _identity(cell, space, cfg, problem, valid, code, device)
     watch = watch or Watch()
     with _study(layout.study(*names), cell_name(*names), made_of) as study:

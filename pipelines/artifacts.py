@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 UNITS = {"": 1, "bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 # As pipelines/progress.py writes it: `encode images: 64 of 496, 12.3/s, 35 s left`.
-SHARE = re.compile(r"([\d,.]+) ?(bytes|kB|MB|GB|TB|) of ([\d,.]+) ?(bytes|kB|MB|GB|TB|)\b")
+# With the rate behind it: other lines of a log say "5 of 16", too.
+SHARE = re.compile(r"([\d,.]+) ?(bytes|kB|MB|GB|TB|) of ([\d,.]+) ?(bytes|kB|MB|GB|TB|)\b(?: \w+)?, [\d,.]+ ?\w*/s\b")
 
 
 def harmless(show: Callable[P, None]) -> Callable[P, None]:

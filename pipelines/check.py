@@ -3,8 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 from rich.console import Console
@@ -14,8 +13,7 @@ from rich.table import Table
 from befa import config
 from befa.cells import Cell, listed
 from befa.datasets import DatasetConfig
-from befa.encoders import ENCODERS, clip_weights
-from befa.encoders.clip_config import OpenClipConfig
+from befa.encoders import ENCODERS
 from befa.errors import BefaError, ConfigError, DataError, lookup
 from befa.needs import Need
 from befa.paths import Layout
@@ -50,6 +48,9 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
         found.append(Need("its line in train_befa (params.yaml)", dataset in roll_up, mend))
     encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))
     cells = [(cell.encoder, cell.model, cell.adapter) for cell in of_dataset] or [(encoder, model, "none")]
+    block = config.block(params, f"datasets.{dataset}")
+    lacks = [f.name for f in fields(DatasetConfig) if f.name not in block] if isinstance(block, Mapping) else []
+    found.append(Need(f"every key in its block of datasets{_listed(lacks)}", not lacks, "begin it with `<<: *dataset`"))
     for what, read in (
         ("its block of datasets", lambda: config.load(params, f"datasets.{dataset}", DatasetConfig)),
         ("its cells' blocks", lambda: [Cell.from_params(params, dataset, *cell) for cell in cells]),
@@ -60,6 +61,11 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
         except ConfigError as error:
             found.append(Need(what, False, str(error)))
     return found
+
+
+def _listed(lacks: list[str]) -> str:
+    """DVC watches each of the keys, and wants them there."""
+    return f" (it has no {', '.join(lacks)})" if lacks else ""
 
 
 def _encoders(layout: Layout, dataset: str) -> list[str]:
@@ -85,14 +91,8 @@ def _weights(params: Mapping[str, Any], encoder: str, layout: Layout) -> list[Ne
         cfg = config.load(params, f"encoders.{encoder}", kind.Config)
     except ConfigError as error:
         return [Need(f"encoder {encoder}", False, str(error))]
-    if isinstance(cfg, OpenClipConfig):
-        found = clip_weights.need(layout.downloaded, cfg)
-        return [replace(found, what=f"weights of encoder {encoder}: {found.what}")]
-    weights = getattr(cfg, "weights", None) or cfg.model
-    path = Path(weights).expanduser()
-    if path.suffix in (".pt", ".pth", ".bin", ".safetensors"):
-        return [Need(f"weights of encoder {encoder} at {path}", path.is_file(), "place them there")]
-    return [Need(f"weights of encoder {encoder}: {weights} (fetched when they are needed)", True)]
+    found = kind.need(layout.downloaded, cfg)
+    return [replace(found, what=f"weights of encoder {encoder}: {found.what}")]
 
 
 def _device() -> str:

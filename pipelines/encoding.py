@@ -28,6 +28,11 @@ def configured(params: Mapping[str, Any], dataset: str, encoder: str) -> tuple[t
     return kind, config.load(params, f"encoders.{encoder}", kind.Config)
 
 
+def is_trained_here(cfg: Any) -> bool:
+    """Whether the project trains the encoder of configuration `cfg` on the catalogue; others come as they are."""
+    return getattr(cfg, "weights", None) == "trained"
+
+
 def loaded(layout: Layout, dataset: str, encoder: str, device: str = "cpu") -> Encoder:
     """The encoder as a dataset uses it; see `require_identified`."""
     loading = loading_of(layout, dataset, encoder)
@@ -45,8 +50,7 @@ def fetched(encoder: str, loading: Loading, device: str) -> Encoder:
 def loading_of(layout: Layout, dataset: str, encoder: str) -> Loading:
     """How the encoder is loaded as a dataset uses it."""
     kind, cfg = configured(config.read_params(layout.params), dataset, encoder)
-    trained = getattr(cfg, "weights", None) == "trained"
-    folder = layout.weights(dataset, encoder) if trained else layout.downloaded
+    folder = layout.weights(dataset, encoder) if is_trained_here(cfg) else layout.downloaded
     return Loading(kind, folder.resolve(), cfg)
 
 

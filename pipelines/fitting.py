@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from befa import checkpoints, resuming, splits
-from befa.cells import Cell, build, load_problem
-from befa.metrics import Interactions
+from befa import checkpoints, resuming
+from befa.cells import Cell, build, load_problem, load_valid
 from befa.paths import Layout
 from befa.problem import Problem
 from befa.resuming import Saved
@@ -21,12 +20,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Training:
-    """What training leaves, and what it was given."""
+    """What is kept of one seed's training."""
 
-    model: nn.Module
-    """With the best epoch's parameters."""
-    problem: Problem
-    """Without its content, which the model has what it needs of."""
     data_sha256: str
     """Of what it was given (see befa/checkpoints.py)."""
     fitted: Fitted
@@ -38,14 +33,15 @@ class Training:
 
 def train(
     layout: Layout, cell: Cell, seed: int, device: str, saved: Callable[[str], Saved], what: str | None = None
-) -> Training:
+) -> tuple[nn.Module, Problem, Training]:
     """Trains a cell from `seed`, taking up what `saved` (called with the training's identity) holds of it.
 
+    The model has the best epoch's parameters; the problem is without its content, of which the model has what it needs.
     Progress is shown as of `what`; None: of model and adapter.
     """
     what = what or f"{cell.model}+{cell.adapter}"
     problem = load_problem(layout, cell, seed, device)
-    valid = Interactions.of(*splits.read(layout.split(cell.dataset), "valid"), problem.n_users)
+    valid = load_valid(layout, cell, problem.n_users)
     data_sha256 = checkpoints.data_sha256(problem, valid)
     monitor, start, here = cell.training.monitor, time.monotonic(), 0
     with progress(f"{what} seed {seed} epochs") as report:
@@ -65,4 +61,4 @@ def train(
     best, epochs = fitted.history[fitted.best_epoch][monitor], len(fitted.history)
     told = f"{what} seed {seed}, best epoch {fitted.best_epoch} of {epochs}: {monitor} {best:.4f}"
     log.info("%s (%.1f s)", told, time.monotonic() - start)
-    return Training(model, problem, data_sha256, fitted, seconds, here)
+    return model, problem, Training(data_sha256, fitted, seconds, here)

@@ -1,5 +1,6 @@
 """params.yaml is checked at the border: each mistake is one error that names the key and the mend."""
 
+from dataclasses import field
 from typing import Annotated, Literal
 
 import pytest
@@ -22,6 +23,9 @@ class Outer:
     cutoffs: tuple[int, ...] = (5, 10)
     since: str | None = None
     inner: Inner = Inner()
+    named_or_given: str | Inner | None = None
+    by_name: dict[str, Inner] = field(default_factory=dict)
+    several: tuple[Inner, ...] = ()
 
 
 def read(tmp_path, text):
@@ -42,6 +46,11 @@ def test_numbers_are_finite(tmp_path):
         read(tmp_path, "outer: {inner: {learning_rate: .inf}}\n")
 
 
+def test_a_plain_type_is_as_strict():
+    with pytest.raises(ConfigError, match=r"'threads' is \"3\": input should be a valid integer"):
+        config.load({"threads": "3"}, "threads", int | None)
+
+
 def test_an_empty_block_is_one_of_defaults(tmp_path):
     assert read(tmp_path, "outer:\n") == Outer()
 
@@ -54,6 +63,14 @@ def test_an_empty_block_is_one_of_defaults(tmp_path):
             "outer: {inner: {learnin_rate: 0.1}}",
             r"unknown key 'outer\.inner\.learnin_rate'.*did you mean 'learning_rate'\?",
         ),
+        (
+            "outer: {named_or_given: {learnin_rate: 1}}",
+            r"unknown key 'outer\.named_or_given\.learnin_rate' in .*did you mean 'learning_rate'\?",
+        ),
+        ("outer: {named_or_given: {learning_rate: a}}", r"'outer\.named_or_given\.learning_rate' is \"a\": "),
+        ("outer: {named_or_given: 5}", r"'outer\.named_or_given' is 5: "),
+        ("outer: {by_name: {a.b: {learnin: 1}}}", r"unknown key 'outer\.by_name\.a\.b\.learnin'.*'learning_rate'\?"),
+        ("outer: {several: [{}, {learnin: 1}]}", r"unknown key 'outer\.several\.1\.learnin'.*'learning_rate'\?"),
         ("outer: {core: '5'}", r"'outer\.core' is \"5\": input should be a valid integer"),
         ("outer: {core: true}", r"'outer\.core' is true"),
         ("outer: {core: 0}", r"'outer\.core' is 0: input should be greater than or equal to 1"),

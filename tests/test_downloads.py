@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -243,6 +244,27 @@ def test_the_address_may_be_the_folders_or_the_files_and_keeps_its_query(server,
     ):
         fetch("a #b.zip", server.address + mirror, tmp_path / str(number), policy=QUICK)
         assert server.log[-1]["path"] == path
+
+
+def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
+    began, both = threading.Event(), threading.Barrier(2)
+
+    def slowly(_):
+        began.set()
+        time.sleep(0.3)  # the other has come meanwhile
+
+    server.steps = [slowly]
+
+    def want(number):
+        both.wait()
+        return get(server, tmp_path)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(want, range(2))) == [WHOLE, WHOLE]
+    assert began.is_set()
+    assert len(server.log) == 1
+    assert names(tmp_path) == ["a.zip"]
+    assert (tmp_path / "a.zip").read_bytes() == DATA
 
 
 def test_an_empty_file_is_a_file(server, tmp_path):

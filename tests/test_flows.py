@@ -461,10 +461,12 @@ def test_a_result_table_leads_to_the_pages_of_what_it_was_made_of(tmp_path, monk
     [
         ("INFO     encode images: 64 of 496, 12.3/s, 35 s left", 100 * 64 / 496),
         ("download hm: 1.5 GB of 3.0 GB, 20.1 MB/s", 50),
-        ("download hm: 500.0 kB of 1.0 MB", 50),
-        ("train: 1,000 of 2,000 epochs", 50),
+        ("download hm: 500.0 kB of 1.0 MB, 12 bytes/s", 50),
+        ("filter hm: 1,000 of 2,000 rows, 1,234.5/s", 50),
+        ("bm3+befa seed 1, best epoch 5 of 16: recall@20 0.1234 (3.1 s)", None),
+        ("12 of 500 items have no row", None),
         ("images: ok 480, missing 16", None),
-        ("nothing: 0 of 0", None),
+        ("nothing: 0 of 0, 0.0/s", None),
     ],
 )
 def test_a_log_line_says_how_far_a_stage_is(line, percent):

@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from befa.downloads.addresses import ANOTHER, address_of, mirrors, shown
+from befa.downloads.addresses import ANOTHER, address_of, mirrors, shown, variable_of
 from befa.downloads.files import (
     PATIENT,
     UNKNOWN,
@@ -21,13 +21,14 @@ from befa.downloads.files import (
 from befa.downloads.part import clear
 from befa.downloads.web import Download
 from befa.errors import ConfigError, DataError
+from befa.locks import locked
 from befa.needs import Need
 from befa.progress import Progress
 from befa.tables import whole
 
 __all__ = [
-    "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "fetch", "make_room", "mirrors", "need",
-    "shown", "verify",
+    "ANOTHER", "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "fetch", "make_room", "mirrors", "need",
+    "shown", "variable_of", "verify",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def fetch(
     A mirror is a folder that holds `name`, a file to be taken under that name, or an http(s) address: of a folder, or
     of the file if its last part is `name`. What is there already and fits is not fetched again. A download that was cut
     off is resumed, also by a later process, as far as it is certain that the rest belongs to the same file; until it is
-    whole and checked it lies at `name.part` (and what identifies it at `name.part.json`).
+    whole and checked it lies at `name.part` (and what identifies it at `name.part.json`). Processes that ask for one
+    file at a time wait for each other (`.name.lock`).
 
     Raises ConfigError for a mirror that is none of the three, and DataError for a file that is absent, another one than
     is known, a web page, or too large for the disk, and for a mirror that refuses or keeps failing.
@@ -56,16 +58,28 @@ def fetch(
         raise ConfigError(f"{name!r} is not the plain name of a file", mend="leave its folder to the mirror")
     into.mkdir(parents=True, exist_ok=True)
     target, report = into / name, progress or silent
-    if target.is_file():
-        there = fetched_file(target, name, report)
-        if difference_of(there.bytes, there.sha256, known) is None:
-            log.info("%s is there already", target)
-            clear(target)
+    if (there := _there(target, known, report)) is not None:
+        return there
+    with locked(into / f".{name}.lock"):
+        # Another process may have brought it while this one waited.
+        if (there := _there(target, known, report)) is not None:
             return there
+        if "://" not in mirror:
+            return _copy(Path(mirror).expanduser(), target, known, report, policy)
+        return Download(address_of(mirror, name), target, known, report, policy).run()
+
+
+def _there(target: Path, known: KnownFile, report: Progress) -> Fetched | None:
+    """The file at `target` if it is the one that is known."""
+    if not target.is_file():
+        return None
+    there = fetched_file(target, target.name, report)
+    if difference_of(there.bytes, there.sha256, known) is not None:
         log.warning("%s is not the file that is known under this name; it is fetched again", target)
-    if "://" not in mirror:
-        return _copy(Path(mirror).expanduser(), target, known, report, policy)
-    return Download(address_of(mirror, name), target, known, report, policy).run()
+        return None
+    log.info("%s is there already", target)
+    clear(target)
+    return there
 
 
 def verify(path: Path, known: KnownFile) -> None:

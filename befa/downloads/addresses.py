@@ -11,13 +11,18 @@ from befa.errors import ConfigError
 ANOTHER = "name another mirror in params.yaml or in the environment variable BEFA_MIRROR_<DATASET>"
 
 
+def variable_of(name: str) -> str:
+    """The environment variable that holds the mirror of a dataset or encoder."""
+    return "BEFA_MIRROR_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
+
+
 def mirrors(configured: str | None, dataset: str) -> str | None:
     """The mirror of `dataset`: the environment's BEFA_MIRROR_<DATASET>, else the configured one, else None.
 
     Raises ConfigError when the configured one holds a password or a query string. It is written to dvc.lock, which is
     shared; the environment is not.
     """
-    variable = "BEFA_MIRROR_" + re.sub(r"[^A-Z0-9]", "_", dataset.upper())
+    variable = variable_of(dataset)
     if os.environ.get(variable):
         return os.environ[variable]
     if configured is not None and shown(configured) != configured:

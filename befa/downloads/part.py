@@ -40,7 +40,7 @@ class Part:
         """The sidecar, if it is of the same address and holds a validator."""
         try:
             kept = read_json(self.sidecar)
-        except (DataError, UnicodeDecodeError):
+        except DataError:
             return {}
         fits = isinstance(kept, dict) and kept.get("address") == self.address and kept.get("if_range")
         return kept if fits else {}
@@ -107,7 +107,7 @@ class Part:
 
     def rename(self, target: Path) -> None:
         """Gives the whole file its name, once it is on the disk."""
-        with self.path.open("ab") as written:  # "a": an empty file has no part yet
+        with self.path.open("rb+" if self.size else "ab") as written:  # an empty file has no part yet
             os.fsync(written.fileno())
         self.path.replace(target)
         self.sidecar.unlink(missing_ok=True)

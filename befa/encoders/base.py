@@ -10,6 +10,9 @@ from jaxtyping import Float, Int, Num, UInt8
 from PIL import Image
 from torch import Tensor
 
+from befa.downloads import ANOTHER, variable_of
+from befa.errors import BefaError, EncoderError
+from befa.needs import Need
 from befa.progress import Progress
 
 
@@ -45,6 +48,33 @@ class Encoder(Protocol):
     def encode_texts(self, tokens_BL: Int[Tensor, "B L"]) -> Float[Tensor, "B d"]:
         """Text vectors, on the CPU."""
         ...
+
+
+@runtime_checkable
+class EncoderKind(Protocol):
+    """A class of befa.encoders.ENCODERS: how encoders of one kind are had."""
+
+    Config: Any
+    """Type of its block of `encoders`."""
+
+    def load(self, folder: Path, config: Any, device: torch.device | str, *, progress: Progress | None) -> Encoder:
+        """The encoder of `config`; what is downloaded for it lies in `folder`."""
+        ...
+
+    def need(self, folder: Path, config: Any) -> Need:
+        """Whether its weights are there, or where they would come from; nothing is asked over the network."""
+        ...
+
+
+def not_fetched(error: BefaError, name: str, also: str = "") -> EncoderError:
+    """The error of weights that cannot be downloaded: as the download says, with the ways there are for weights.
+
+    `name`: whose mirror it is; `also`: a further mend.
+    """
+    mend = error.mend or f"run again, it goes on where it stopped; or {ANOTHER}"
+    mirror = f"name another mirror in params.yaml or in the environment variable {variable_of(name)}"
+    mend = mend.replace(ANOTHER, f"{mirror}; or set weights to the path of a copy")
+    return EncoderError(error.what, where=error.where, mend=mend + also)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from open_clip.constants import HF_WEIGHTS_NAME
 from befa.downloads import PATIENT, AbsentError, Fetched, KnownFile, Policy, fetch, mirrors, shown, verify
 from befa.downloads import need as need_of_file
 from befa.encoders import clip_model
+from befa.encoders.base import not_fetched
 from befa.encoders.clip_config import OpenClipConfig
 from befa.errors import BefaError, ConfigError, DataError, EncoderError, first_line
 from befa.needs import Need
@@ -136,7 +137,8 @@ def fetched(
             names = [name for name in from_where.names if mirror.endswith(name)] or from_where.names
         came = _fetch_first(names, mirror, into, known, progress=progress, policy=policy)
     except (ConfigError, DataError) as error:
-        raise EncoderError(error.what, where=error.where, mend=_mend(label, into, record)) from None
+        changed = f"; or delete {into} if another file is now the right one" if record else ""
+        raise not_fetched(error, label, changed) from None
     write_json(into / RECORD, {**asdict(came), "from": shown(mirror)})
     return into / came.name
 
@@ -263,12 +265,3 @@ def _label(config: OpenClipConfig) -> str:
 
 def _page(repository: str) -> str:
     return f"{constants.ENDPOINT}/{repository}"
-
-
-def _mend(label: str, into: Path, record: Mapping[str, Any]) -> str:
-    variable = "BEFA_MIRROR_" + re.sub(r"[^A-Z0-9]", "_", label.upper())
-    changed = f"; or delete {into} if another file is now the right one" if record else ""
-    return (
-        "run again, it goes on where it stopped; or name a mirror in params.yaml or in the environment variable "
-        f"{variable}; or set weights to the path of a copy{changed}"
-    )

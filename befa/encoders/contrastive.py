@@ -21,6 +21,9 @@ from befa.rng import stream
 MAX_LOGIT_SCALE = math.log(100)
 """CLIP, section 2.5: logits are not scaled by more than 100."""
 
+ENCODED_AT_ONCE = 64
+"""Pictures, or titles, of one call to a tower when pairs are found again."""
+
 ROWS_AT_ONCE = 1024
 """Of the cosines between all pairs' pictures and titles."""
 
@@ -183,8 +186,8 @@ def _recall(
     encoder: OpenClipEncoder, pixels_N3HW: UInt8[Tensor, "N 3 H W"], tokens_NL: Int[Tensor, "N L"]
 ) -> tuple[float, float]:
     """Recall at 1 from pictures to titles and back; pairs with the same tokens count as one another's."""
-    image_Nd = torch.cat([encoder.encode_images(part) for part in pixels_N3HW.split(encoder.batch_size)])
-    text_Nd = torch.cat([encoder.encode_texts(part) for part in tokens_NL.split(encoder.batch_size)])
+    image_Nd = torch.cat([encoder.encode_images(part) for part in pixels_N3HW.split(ENCODED_AT_ONCE)])
+    text_Nd = torch.cat([encoder.encode_texts(part) for part in tokens_NL.split(ENCODED_AT_ONCE)])
     image_Nd, text_Nd = (nn.functional.normalize(x_Nd, dim=-1) for x_Nd in (image_Nd, text_Nd))
     return _hits(image_Nd, text_Nd, tokens_NL), _hits(text_Nd, image_Nd, tokens_NL)
 

@@ -12,10 +12,13 @@ from torch import Tensor
 
 from befa.config import configuration
 from befa.downloads import PATIENT, KnownFile, Policy, fetch, mirrors
+from befa.downloads import need as need_of_file
 from befa.encoders import clip_model
+from befa.encoders.base import not_fetched
 from befa.encoders.clip_config import Architecture
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.errors import ConfigError, DataError, EncoderError, first_line
+from befa.needs import Need
 from befa.progress import Progress
 
 CHECKPOINT = "imagebind_huge.pth"
@@ -48,7 +51,7 @@ class ImageBindConfig:
 
 
 class ImageBindEncoder:
-    """A frozen ImageBind (arXiv 2305.05665) for images and texts: an OpenClipEncoder with ImageBind's weights.
+    """Makes an OpenClipEncoder with ImageBind's weights (arXiv 2305.05665), for images and texts; has no instances.
 
     Vectors are the towers' projected outputs divided by their length. Text is cut at the model's full context; an
     over-long one keeps its end token and is flagged. Departs from the authors' code in that it never multiplies text
@@ -57,6 +60,19 @@ class ImageBindEncoder:
 
     Config = ImageBindConfig
     modalities = ("image", "text")
+
+    @staticmethod
+    def need(folder: Path, config: ImageBindConfig) -> Need:
+        """Whether the checkpoint is there, or where it would come from; nothing is asked over the network."""
+        if config.weights != "download":
+            path = Path(config.weights).expanduser()
+            return Need(str(path), path.is_file(), "place it there, or correct `weights` of the encoder")
+        if (folder / CHECKPOINT).is_file():
+            return Need(str(folder / CHECKPOINT), True)
+        try:
+            return need_of_file(CHECKPOINT, mirrors(config.mirror, "imagebind"))
+        except ConfigError as error:
+            return Need(error.what, False, error.mend or "")
 
     @classmethod
     def load(
@@ -88,7 +104,6 @@ class ImageBindEncoder:
             clip_model.preprocess_config({}, model),
             normalise=config.normalise,
             precision=config.precision,
-            batch_size=config.batch_size,
             device=device,
         )
 
@@ -112,15 +127,9 @@ def checkpoint(
     if config.weights != "download":
         return Path(config.weights).expanduser()
     try:
-        mirror = mirrors(config.mirror, "imagebind") or config.mirror
-        fetch(CHECKPOINT, mirror, folder, config.file, progress=progress, policy=policy)
+        fetch(CHECKPOINT, mirrors(config.mirror, "imagebind"), folder, config.file, progress=progress, policy=policy)
     except (ConfigError, DataError) as error:
-        raise EncoderError(
-            error.what,
-            where=error.where,
-            mend="run again, it goes on where it stopped; or name another mirror in params.yaml or in the environment "
-            "variable BEFA_MIRROR_IMAGEBIND; or set weights to the path of a copy",
-        ) from None
+        raise not_fetched(error, "imagebind") from None
     return folder / CHECKPOINT
 
 

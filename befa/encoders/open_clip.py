@@ -45,13 +45,11 @@ class OpenClipEncoder:
         characters: int | None = None,
         normalise: bool = False,
         precision: str = "fp32",
-        batch_size: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
         self.normalise = normalise
-        self.batch_size = batch_size
         self.dimension: int = config["embed_dim"]
         """Width of image and text vectors."""
         self.precision = precision
@@ -80,6 +78,8 @@ class OpenClipEncoder:
         self.text_lengths: tuple[int, ...] = clip_model.text_lengths(model, self._context_length)
         """Numbers of tokens at which `encode_texts` may be given a text, ascending; see `tokenize`."""
 
+    need = staticmethod(clip_weights.need)
+
     @classmethod
     def load(
         cls,
@@ -106,7 +106,6 @@ class OpenClipEncoder:
             characters=LEGACY_CHARACTERS if legacy else None,
             normalise=config.normalise,
             precision=config.precision,
-            batch_size=config.batch_size,
             device=device,
         )
 

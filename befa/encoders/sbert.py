@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from befa.config import configuration
 from befa.encoders.clip_model import fingerprint
 from befa.errors import EncoderError, first_line
+from befa.needs import Need
 from befa.progress import Progress
 from befa.rng import global_seed
 
@@ -102,6 +104,19 @@ class SbertEncoder:
         self._tokenizer = model.tokenizer
         self._padding = self._tokenizer.pad_token_id or 0  # behind the mask, where any token does
         self.dimension: int = self.encode_texts(self.tokenize(["a"])[0]).shape[1]
+
+    @staticmethod
+    def need(folder: Path, config: SbertConfig) -> Need:
+        """Whether the model is there, or where it would come from; nothing is asked over the network."""
+        if config.model.startswith(PACKAGE):
+            try:
+                return Need(str(_find_in_package(config.model.removeprefix(PACKAGE))), True)
+            except EncoderError as error:
+                return Need(error.what, False, error.mend or "")
+        path = Path(config.model).expanduser()
+        if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", config.model):
+            return Need(str(path), path.is_dir(), "place the model's folder there, or correct `model` of the encoder")
+        return Need(f"{config.model}, from the hub where it is not in its cache (not asked yet)", True)
 
     @classmethod
     def load(

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from befa.adapters.base import Adapter
 from befa.config import configuration
 from befa.content import content_towers
-from befa.graphs import propagate, symmetric_adjacency
+from befa.graphs import adjacency_of, propagate
 from befa.layers import dropout, linear, table
 from befa.losses import cosine_distance, embedding_norms
 from befa.models.base import evaluating
@@ -58,9 +58,7 @@ class BM3(nn.Module):
         self.users, self.items = table(problem.n_users, d, rng=rng), table(problem.n_items, d, rng=rng)
         self.predict = linear(d, d, rng=rng, xavier=True)
         self.towers = content_towers(problem, adapters, d, trainable=config.trainable_features, rng=rng, xavier=True)
-        self.adjacency = symmetric_adjacency(
-            problem.users_E, problem.items_E, problem.n_users, problem.n_items, epsilon=1e-7
-        )
+        self.adjacency = adjacency_of(problem, epsilon=1e-7)
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""

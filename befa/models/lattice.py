@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from befa.adapters.base import Adapter
 from befa.config import configuration
 from befa.content import content_towers
-from befa.graphs import cosine_edges, cosine_graph, hops, laplacian_values, propagate, row_adjacency
+from befa.graphs import cosine_edges, cosine_graphs, hops, laplacian_values, propagate, row_adjacency
 from befa.layers import table
 from befa.losses import bpr, squared_norms
 from befa.models.base import batch_rows, evaluating
@@ -70,9 +70,7 @@ class Lattice(nn.Module):
         self.towers = content_towers(problem, adapters, d, trainable=config.trainable_features, rng=rng)
         self.logits = nn.Parameter(torch.full((len(self.towers),), 0.5)) if len(self.towers) > 1 else None
         self.adjacency = row_adjacency(problem)
-        self.frozen = nn.ModuleDict(
-            {name: cosine_graph(content, config.knn_k, name=name) for name, content in problem.contents.items()}
-        )
+        self.frozen = cosine_graphs(problem, config.knn_k)
         self.epoch_graph: SparseMatrix | None = None
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:

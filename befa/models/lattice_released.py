@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from befa.adapters.base import Adapter
 from befa.config import configuration
 from befa.content import content_towers
-from befa.graphs import cosine_graph, hops, propagate, symmetric_adjacency, user_item_block
+from befa.graphs import adjacency_of, cosine_graphs, hops, propagate, user_item_block
 from befa.layers import table
 from befa.losses import bpr, squared_norms
 from befa.models.base import batch_rows, evaluating
@@ -64,13 +64,9 @@ class LatticeReleased(nn.Module):
         self.config, d = config, config.width
         self.users, self.items = table(problem.n_users, d, rng=rng), table(problem.n_items, d, rng=rng)
         self.towers = content_towers(problem, adapters, d, trainable=config.trainable_features, rng=rng)
-        self.adjacency = symmetric_adjacency(
-            problem.users_E, problem.items_E, problem.n_users, problem.n_items, epsilon=0.0
-        )
+        self.adjacency = adjacency_of(problem, epsilon=0.0)
         self.user_item = user_item_block(problem)
-        self.item_graphs = nn.ModuleDict(
-            {name: cosine_graph(content, config.knn_k, name=name) for name, content in problem.contents.items()}
-        )
+        self.item_graphs = cosine_graphs(problem, config.knn_k)
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""

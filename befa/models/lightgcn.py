@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from befa.adapters.base import Adapter
 from befa.config import configuration
-from befa.graphs import propagate, symmetric_adjacency
+from befa.graphs import adjacency_of, propagate
 from befa.layers import table
 from befa.losses import bpr, embedding_norms
 from befa.models.base import batch_rows, evaluating
@@ -47,9 +47,7 @@ class LightGCN(nn.Module):
         super().__init__()
         self.config, d = config, config.width
         self.users, self.items = table(problem.n_users, d, rng=rng), table(problem.n_items, d, rng=rng)
-        self.adjacency = symmetric_adjacency(
-            problem.users_E, problem.items_E, problem.n_users, problem.n_items, epsilon=1e-7
-        )
+        self.adjacency = adjacency_of(problem, epsilon=1e-7)
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from befa.adapters.base import Adapter
 from befa.config import configuration
 from befa.content import content_towers
-from befa.graphs import cosine_graph, hops, symmetric_adjacency, user_item_block
+from befa.graphs import adjacency_of, cosine_graphs, hops, user_item_block
 from befa.layers import linear, table
 from befa.losses import bpr, info_nce, squared_norms
 from befa.models.base import evaluating
@@ -76,13 +76,9 @@ class MGCN(nn.Module):
         self.prefer = nn.ModuleDict({name: linear(d, d, rng=rng) for name in self.towers})
         self.attend = linear(d, d, rng=rng)
         self.attention = linear(d, 1, rng=rng, bias=False)
-        self.adjacency = symmetric_adjacency(
-            problem.users_E, problem.items_E, problem.n_users, problem.n_items, epsilon=0.0
-        )
+        self.adjacency = adjacency_of(problem, epsilon=0.0)
         self.user_item = user_item_block(problem)
-        self.item_graphs = nn.ModuleDict(
-            {name: cosine_graph(content, config.knn_k, name=name) for name, content in problem.contents.items()}
-        )
+        self.item_graphs = cosine_graphs(problem, config.knn_k)
 
     def loss(self, batch: Batch, *, rng: Generator) -> Float[Tensor, ""]:
         """See the class."""

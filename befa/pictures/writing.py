@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from befa import archives
 from befa.images import ImageFiles
 from befa.pictures.links import Link
 from befa.tables import whole
@@ -57,10 +58,9 @@ def write_archive(path: Path, outcomes: list[tuple[Link, Picture | str]], earlie
     with whole(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
         for link, picture in outcomes:
             if isinstance(picture, Picture):
-                member = zipfile.ZipInfo(_member(link.item, picture), date_time=(1980, 1, 1, 0, 0, 0))
-                member.create_system, member.external_attr = 3, 0o100644 << 16  # as on Linux, wherever it is made
                 source = picture.source
-                archive.writestr(member, source.read_bytes() if isinstance(source, Path) else earlier.read(source))
+                data = source.read_bytes() if isinstance(source, Path) else earlier.read(source)
+                archives.add(archive, _member(link.item, picture), data)
 
 
 def coverage_of(rows: list[dict[str, Any]]) -> dict[str, Any]:

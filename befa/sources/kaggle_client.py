@@ -113,7 +113,8 @@ def _watched(folder: Path, expected: int | None, progress: Progress | None) -> I
 
     def watch() -> None:
         while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            progress(sum(path.stat().st_size for path in folder.iterdir()), expected, "")
+            with suppress(FileNotFoundError):  # the client gives a file its name meanwhile
+                progress(sum(path.stat().st_size for path in folder.iterdir()), expected)
 
     thread = Thread(target=watch, daemon=True)
     thread.start()

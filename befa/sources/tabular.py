@@ -146,7 +146,7 @@ def errors(where: object) -> Iterator[None]:
         yield
     except UnicodeDecodeError:
         raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
-    except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
+    except (pa.ArrowInvalid, pa.ArrowKeyError, csv.Error) as error:
         reason = first_line(error)
         if "invalid UTF8" in reason:
             raise DataError("not a text in UTF-8", where=where, mend="save it as UTF-8") from None
@@ -155,6 +155,6 @@ def errors(where: object) -> Iterator[None]:
         ) from None
 
 
-def missing(path: Path, stage: str) -> DataError:
-    """The error for a raw file that is not there."""
-    return DataError("no such file", where=path, mend=f"run `dvc repro {stage}`")
+def missing(path: Path) -> DataError:
+    """The error for a file of a raw folder that is not there."""
+    return DataError("no such file", where=path, mend=f"run `dvc repro download@{path.parent.name}`")

@@ -17,7 +17,6 @@ LIST = "files.json"
 def run(dataset: str, layout: Layout) -> None:
     """Puts the raw files of a dataset into data/raw; what an unfinished try left beside it is taken up."""
     params = config.read_params(layout.params)
-    lookup(config.block(params, "datasets"), dataset, "dataset")
     kind = config.load(params, f"datasets.{dataset}", DatasetConfig).kind
     source = lookup(SOURCES, kind, "kind of dataset")
     cfg = config.load(params, f"datasets.{dataset}.source", source.Config)

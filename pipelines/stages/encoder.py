@@ -6,9 +6,8 @@ import torch
 
 from befa import config, tables
 from befa.encoders.contrastive import train_clip
-from befa.locks import locked
 from befa.paths import Layout
-from pipelines.encoding import configured, item_table, loaded, picture, picture_table
+from pipelines.encoding import configured, is_trained_here, item_table, loaded, picture, picture_table
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
@@ -18,11 +17,8 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes the encoder's folder; a pre-trained encoder's holds only what identifies its weights."""
     _, cfg = configured(config.read_params(layout.params), dataset, encoder)
     into = layout.weights(dataset, encoder)
-    if getattr(cfg, "weights", None) != "trained":
-        # Files of one name are fetched for all datasets, and DVC does not know of them.
-        with locked(layout.downloaded / "fetching.lock"):
-            identity = loaded(layout, dataset, encoder).identity
-        tables.write_json(into / "encoder.json", dict(identity))
+    if not is_trained_here(cfg):
+        tables.write_json(into / "encoder.json", dict(loaded(layout, dataset, encoder).identity))
         return
     torch.set_num_threads(cfg.training.threads)
     items = item_table(layout, dataset)

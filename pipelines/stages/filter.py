@@ -17,7 +17,6 @@ log = logging.getLogger(__name__)
 def run(dataset: str, layout: Layout) -> None:
     """Writes interactions.parquet, users.parquet, items.parquet and stats.json."""
     params = config.read_params(layout.params)
-    lookup(config.block(params, "datasets"), dataset, "dataset")
     cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
     source, raw, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.raw(dataset), layout.filtered(dataset)
     into.mkdir(parents=True, exist_ok=True)

@@ -22,11 +22,10 @@ def run(dataset: str, layout: Layout) -> None:
     Pictures on the web are fetched into pictures/web/; run again, the stage keeps those it has and retries the others.
     """
     params = config.read_params(layout.params)
-    lookup(config.block(params, "datasets"), dataset, "dataset")
     cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
     source, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.media(dataset)
     items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "image"])
-    on_web = pc.fill_null(pc.match_substring_regex(items["image"], "^(https?:)?//"), False)
+    on_web = pc.fill_null(pc.match_substring_regex(items["image"], r"(?i)^\s*(https?:)?//"), False)
     stats = {"items": len(items), "no_reference": items["image"].null_count}
     place = layout.raw(dataset).relative_to(layout.data).as_posix() + "/"
     references = pc.binary_join_element_wise(pa.scalar(place), items["image"], "")

@@ -1,7 +1,6 @@
 """Stage `overlap@<dataset>`: how far its encoders, and image and text, agree on which items are near each other."""
 
-from befa import config, tables
-from befa.errors import lookup
+from befa import tables
 from befa.feature_store import ENCODED
 from befa.paths import Layout
 from befa.report import overlap
@@ -10,8 +9,6 @@ from pipelines.show_overlap import show
 
 def run(dataset: str, layout: Layout) -> None:
     """Prints and stores the table as JSON and Markdown; the encoders are those that the dataset has features of."""
-    params = config.read_params(layout.params)
-    lookup(config.block(params, "datasets"), dataset, "dataset")
     encoders = layout.encoders(dataset)
     names = [(encoder, modality) for encoder in encoders for modality in ENCODED]
     stores = {f"{encoder}/{modality}": layout.features(dataset, encoder, modality) for encoder, modality in names}

@@ -51,6 +51,5 @@ def _result(
     layout: Layout, cell: Cell, seed: int, device: str, path: Path, what: str
 ) -> tuple[Evaluation, dict[str, float]]:
     """One training's metrics, and the lambdas that it learned."""
-    found = train(layout, cell, seed, device, lambda made_of: Saved(path, made_of), what)
-    lambdas = learned_lambdas(found.model)
-    return evaluate(found.model, found.problem, layout, cell), lambdas
+    model, problem, _ = train(layout, cell, seed, device, lambda made_of: Saved(path, made_of), what)
+    return evaluate(model, problem, layout, cell), learned_lambdas(model)

@@ -48,7 +48,8 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
 
 def _train_seed(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> Training:
     path = layout.training(into) / f"{seed}.safetensors"
-    return train(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
+    _, _, found = train(layout, cell, seed, device, lambda made_of: Saved(path, made_of))
+    return found
 
 
 def _write_history(path: Path, history: list[Row]) -> None:

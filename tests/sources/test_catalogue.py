@@ -250,6 +250,12 @@ def test_a_catalogue_of_interactions_alone_has_no_items(shop):
     assert rows(catalogue.items(fetched(shop, items=None), None)) == []
 
 
+def test_ids_of_vectors_are_lines_whatever_they_hold(shop):
+    (shop / "windows.txt").write_text("0012\n00\u202813\n0015\n", encoding="utf-8-sig", newline="\r\n")
+    raw = fetched(shop, features={"audio": {"vectors": "audio.npy", "ids": "windows.txt"}})
+    assert catalogue.vectors(raw)["audio"][0] == ["0012", "00\u202813", "0015"]
+
+
 def test_vectors_become_a_store_of_their_modality(shop, tmp_path):
     raw = fetched(shop, features={"audio": {"vectors": "audio.npy", "ids": "audio.txt"}})
     ids, values = catalogue.vectors(raw)["audio"]

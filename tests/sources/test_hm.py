@@ -147,6 +147,14 @@ def test_what_kaggle_brought_is_compared_with_what_is_known(tmp_path, monkeypatc
     assert not path.exists()
 
 
+def test_what_a_killed_try_had_brought_is_not_brought_again(tmp_path, monkeypatch):
+    """The stage hashes the archive for minutes after it has its name."""
+    monkeypatch.delenv("BEFA_MIRROR_HM", raising=False)  # and there is no account of Kaggle: a second try would fail
+    (tmp_path / "raw").mkdir()
+    archive(tmp_path / "raw/archive.zip")
+    assert hm.fetch(hm.HmConfig(), tmp_path / "raw", dataset="hm", progress=lambda *_: None) == ["archive.zip"]
+
+
 def test_ids_that_lost_their_zero_are_an_error(tmp_path):
     numbers = TRANSACTIONS.replace(",0108775015", ",108775015")
     fetch(archive(tmp_path / "a.zip", transactions=numbers), tmp_path / "raw")

@@ -41,6 +41,35 @@ def rows(batches):
     return [row for batch in batches for row in batch.to_pylist()]
 
 
+def test_files_that_windows_wrote_are_read(tmp_path):
+    fetch(mirror(tmp_path / "mirror", pairs=None), tmp_path / "raw")
+    for name in (microlens.PAIRS_OF_USERS, microlens.TITLES):
+        text = (tmp_path / "raw" / name).read_text()
+        (tmp_path / "raw" / name).write_text(text, encoding="utf-8-sig", newline="\r\n")
+    assert [row["user"] for row in rows(microlens.events(tmp_path / "raw"))] == ["1", "1", "2"]
+    assert [row["item"] for row in rows(microlens.items(tmp_path / "raw", None))] == ["3", "20"]
+
+
+@pytest.mark.parametrize("name", [microlens.PAIRS_OF_USERS, microlens.TITLES])
+def test_what_is_no_text_is_one_error(tmp_path, name):
+    fetch(mirror(tmp_path / "mirror", pairs=None), tmp_path / "raw")
+    (tmp_path / "raw" / name).write_bytes("item,title\n3,Grüße\t1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=rf"not a text in UTF-8 in .*{name}; save it as UTF-8"):
+        rows(microlens.events(tmp_path / "raw")), rows(microlens.items(tmp_path / "raw", None))
+
+
+def test_a_title_without_end_is_one_error(tmp_path):
+    fetch(mirror(tmp_path / "mirror", pairs=None), tmp_path / "raw")
+    (tmp_path / "raw" / microlens.TITLES).write_text(f'item,title\n3,"{"a" * 200_000}\n')
+    with pytest.raises(DataError, match=r"a table cannot be read \(field larger than field limit"):
+        rows(microlens.items(tmp_path / "raw", None))
+
+
+def test_the_mend_names_the_datasets_own_stage(tmp_path):
+    with pytest.raises(DataError, match=r"run `dvc repro download@microlens_titles`"):
+        rows(microlens.events(tmp_path / "microlens_titles"))
+
+
 def test_the_csv_wins_and_the_tsv_does(tmp_path):
     names = fetch(mirror(tmp_path / "both"), tmp_path / "raw")
     assert names == [microlens.PAIRS, microlens.TITLES, microlens.COVERS]

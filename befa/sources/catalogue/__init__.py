@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from befa import downloads, tables
+from befa import archives, downloads, tables
 from befa.datasets import ACTION, EVENTS, ITEMS, PLACE
 from befa.errors import ConfigError, DataError
 from befa.needs import Need
@@ -104,9 +104,7 @@ def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress)
         for place, name in enumerate(wanted, start=1):
             path = (folder / name).resolve()
             if path.is_relative_to(root) and path.is_file():
-                info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-                info.create_system, info.external_attr = 3, 0o644 << 16
-                archive.writestr(info, path.read_bytes())
+                archives.add(archive, name, path.read_bytes())
             progress(place, len(wanted), "")
         if given and not archive.namelist():
             raise DataError(
@@ -143,7 +141,7 @@ def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
         return
     pictures: set[str] = set()
     if (raw / PICTURES).exists():
-        with zipfile.ZipFile(raw / PICTURES) as archive:
+        with archives.opened(raw / PICTURES) as archive:
             pictures = set(archive.namelist())
 
     def image(row: Mapping[str, str | None]) -> str | None:

@@ -82,7 +82,7 @@ def _delimiter(path: Path) -> str:
 def batches_of(path: Path, columns: list[str], types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
     """Batches of some columns; those of text files are text, unless `types` says otherwise."""
     if not path.exists():
-        raise tabular.missing(path, "download of the dataset")
+        raise tabular.missing(path)
     tabular.require(_header(path), columns, path.name)
     if path.suffix == ".parquet":
         with tabular.errors(path.name), pq.ParquetFile(path) as file:
@@ -169,7 +169,9 @@ def as_ids(column: pa.Array, name: str, path: Path) -> pa.Array:
 def vectors_of(raw: Path, name: str) -> tuple[list[str], np.ndarray]:
     """Item ids and vectors of one further modality. Raises DataError where they are no such, or not as many."""
     try:
-        ids = (raw / f"{name}.ids.txt").read_text(encoding="utf-8").splitlines()
+        # Not splitlines: an id may hold one of Unicode's other line ends.
+        text = (raw / f"{name}.ids.txt").read_text(encoding="utf-8-sig").removesuffix("\n")
+        ids = text.split("\n") if text else []
     except UnicodeDecodeError:
         raise DataError("not a text in UTF-8", where=f"ids of {name}", mend="give one item id a line") from None
     try:

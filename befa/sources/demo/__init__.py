@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from befa import tables
+from befa import archives, tables
 from befa.config import configuration
 from befa.datasets import EVENTS, ITEMS
-from befa.errors import DataError
 from befa.needs import Need
 from befa.progress import Progress
 from befa.rng import numpy_stream
+from befa.sources import tabular
 from befa.sources.base import render
 from befa.sources.demo import drawing, tastes, wording
 
@@ -76,8 +76,8 @@ def fetch(config: DemoConfig, into: Path, *, dataset: str = "demo", progress: Pr
             picture, mask = drawing.draw(*kind, rng=numpy_stream(config.seed, "demo", "picture", item))
             if place not in no_picture and place not in no_reference:
                 data = _encoded(picture, "JPEG", quality=92, subsampling=0)
-                _add(pictures, f"{item}.jpg", data[: len(data) // 2] if place == truncated else data)
-                _add(masks, f"{item}.png", _encoded(mask, "PNG"))
+                archives.add(pictures, f"{item}.jpg", data[: len(data) // 2] if place == truncated else data)
+                archives.add(masks, f"{item}.png", _encoded(mask, "PNG"))
             if progress is not None:
                 progress(place + 1, n_items, "")
 
@@ -94,14 +94,11 @@ def fetch(config: DemoConfig, into: Path, *, dataset: str = "demo", progress: Pr
 def events(raw: Path) -> Iterator[pa.RecordBatch]:
     """Interactions in the order of time; about one in thirty occurs twice."""
     path = raw / "interactions.parquet"
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=EVENTS.names):
-                yield pa.record_batch(batch.columns, schema=EVENTS)
-    except FileNotFoundError:
-        raise DataError("no such file", where=path, mend="run the dataset's download stage (`dvc repro`)") from None
-    except pa.ArrowInvalid as error:
-        raise DataError(f"not a readable table ({error})", where=path, mend="run its download stage again") from None
+    if not path.exists():
+        raise tabular.missing(path)
+    with tabular.errors(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=EVENTS.names):
+            yield pa.record_batch(batch.columns, schema=EVENTS)
 
 
 def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
@@ -125,13 +122,6 @@ def _item_truth(truth: tastes.Truth) -> pa.Table:
 def _archive(path: Path) -> zipfile.ZipFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     return zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """Adds a member that carries no clock and no system of its maker."""
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    info.create_system, info.external_attr = 3, 0o644 << 16
-    archive.writestr(info, data)
 
 
 def _encoded(picture: Image.Image, form: str, **options: int) -> bytes:

@@ -65,6 +65,8 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
     """
     mirror, name = downloads.mirrors(config.mirror, dataset), _name(config)
     into.mkdir(parents=True, exist_ok=True)
+    if (into / ARCHIVE).exists():  # an earlier try ended between here and the stage's end: 34 GB need not come twice
+        (into / ARCHIVE).replace(into / name)
     if mirror is not None:
         downloads.fetch(name, mirror, into, config.file, progress=progress)
     elif not (into / name).exists():
@@ -94,7 +96,7 @@ def _mirror_mend(config: HmConfig, dataset: str) -> str:
 
 def _check(path: Path, progress: Progress) -> None:
     archives.check(path)
-    with _open(path) as archive:
+    with archives.opened(path) as archive:
         for table in ("transactions_train.csv", "articles.csv"):
             if table not in archive.namelist():
                 raise DataError(f"no {table}", where=path.name, mend="name the archive as Kaggle delivers it")
@@ -106,7 +108,7 @@ def _check(path: Path, progress: Progress) -> None:
 
 def events(raw: Path) -> Iterator[pa.RecordBatch]:
     """Transactions in file order; repeat purchases are repeated rows, times are days."""
-    with _open(raw / ARCHIVE) as archive, archive.open("transactions_train.csv") as file:
+    with _archive(raw) as archive, archive.open("transactions_train.csv") as file:
         yield from transactions(file, raw / ARCHIVE)
 
 
@@ -121,11 +123,12 @@ def transactions(file: tabular.Readable, where: Path) -> Iterator[pa.RecordBatch
 
 def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
     """Articles with their text by template (over all columns of articles.csv) and their image, if there is one."""
-    with _open(raw / ARCHIVE) as archive:
+    with _archive(raw) as archive:
         pictures = {Path(name).stem: name for name in archive.namelist() if name.endswith(".jpg") and _is_picture(name)}
         with archive.open("articles.csv") as file:
             # Every column as text: a number would lose its leading zeros.
-            header = tabular.columns(file.readline().decode())
+            with tabular.errors(raw / ARCHIVE):
+                header = tabular.columns(file.readline().decode())
             tabular.require(header, ["article_id"], raw / ARCHIVE)
             file.seek(0)
             rows = []
@@ -159,10 +162,7 @@ def _check_article_ids(ids: pa.Array, where: Path) -> None:
         raise DataError(f"article_id {wrong[0].as_py()!r} is not of ten characters", where=where, mend=_ZEROS)
 
 
-def _open(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise DataError("no archive", where=path, mend="run its download stage (`dvc repro`)") from None
-    except zipfile.BadZipFile:
-        raise DataError("not a whole zip file", where=path, mend="download the archive again") from None
+def _archive(raw: Path) -> zipfile.ZipFile:
+    if not (raw / ARCHIVE).exists():
+        raise tabular.missing(raw / ARCHIVE)
+    return archives.opened(raw / ARCHIVE)

@@ -8,7 +8,6 @@ needs no picture. Terms: no redistribution.
 
 import csv
 import logging
-import zipfile
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path, PurePosixPath
@@ -102,8 +101,8 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
         return
     path = raw / PAIRS_OF_USERS
     if not path.exists():
-        raise tabular.missing(raw / PAIRS, "download@microlens")
-    with path.open(encoding="utf-8") as lines:
+        raise tabular.missing(raw / PAIRS)
+    with tabular.errors(path), path.open(encoding="utf-8-sig") as lines:
         users, items, counts = [], [], []
         for number, line in enumerate(lines, start=1):
             user, tab, of_user = line.rstrip("\n").partition("\t")
@@ -131,8 +130,8 @@ def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
     covers = _covers(raw / COVERS)
     path = raw / TITLES
     if not path.exists():
-        raise tabular.missing(path, "download@microlens")
-    with path.open(encoding="utf-8", newline="") as file:
+        raise tabular.missing(path)
+    with tabular.errors(path), path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         tabular.require(list(rows.fieldnames or ()), ["item", "title"], path)
         rows = list(rows)
@@ -150,9 +149,6 @@ def _covers(path: Path) -> dict[str, str]:
     """References by item."""
     if not path.exists():
         return {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist() if name.lower().endswith(".jpg")]
-    except zipfile.BadZipFile:
-        raise DataError("not a whole zip file", where=path, mend="download it again") from None
+    with archives.opened(path) as archive:
+        names = [PurePosixPath(name) for name in archive.namelist() if name.lower().endswith(".jpg")]
     return {name.stem: f"{COVERS}/{name}" for name in names}

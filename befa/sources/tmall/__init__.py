@@ -187,7 +187,7 @@ def _first_line(file: Readable) -> bytes:
 def _files(raw: Path, name: str) -> list[Path]:
     paths = sorted(path for path in raw.glob(f"*{name}*") if path.is_file())
     if not paths:
-        raise tabular.missing(raw / f"{name}...", "download@tmall")
+        raise tabular.missing(raw / f"{name}...")
     return paths
 
 
@@ -198,13 +198,13 @@ def _opened(path: Path) -> Iterator[Readable]:
         with path.open("rb") as file:
             yield file
         return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
-            if len(members) != 1:
-                what = f"{len(members)} members where one is expected"
-                raise DataError(what, where=path, mend="place the archive as it was downloaded")
+    with archives.opened(path) as archive:
+        members = [info for info in archive.infolist() if not info.is_dir()]
+        if len(members) != 1:
+            what = f"{len(members)} members where one is expected"
+            raise DataError(what, where=path, mend="place the archive as it was downloaded")
+        try:
             with archive.open(members[0]) as file:
                 yield file
-    except zipfile.BadZipFile:
-        raise DataError("not a whole zip file", where=path, mend="download it again") from None
+        except zipfile.BadZipFile:
+            raise DataError("a damaged zip file", where=path, mend="download it again") from None
