@@ -250,7 +250,7 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
     A control's features are made here, from `seed`: evaluation makes the same ones again.
     Raises DataError or FeatureError when a file is absent, of another dataset or encoder, or misses too many items.
     """
-    items, users = (_numbered(layout.filtered(cell.dataset) / f"{kind}s.parquet", kind) for kind in ("item", "user"))
+    items, users = _numbered(layout.items(cell.dataset), "item"), _numbered(layout.users(cell.dataset), "user")
     splits.check(layout.split(cell.dataset), users["user"], items["item"])
     users_E, items_E = splits.read(layout.split(cell.dataset), "train")
     if len(users_E) == 0:

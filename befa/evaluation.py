@@ -52,7 +52,7 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
         "users": len(users),
         "left_out": int((test.counts > 0).sum()) - len(users),
     }
-    names = tables.read_table(layout.filtered(cell.dataset) / "users.parquet", ["user"])["user"]
+    names = tables.read_table(layout.users(cell.dataset), ["user"])["user"]
     columns = {"user": names.take(pa.array(users)), "positives": pa.array(test.counts[users]), **per_user}
     return Evaluation(metrics, pa.table(columns, metadata={TEST: test.sha256}))
 

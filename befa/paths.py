@@ -1,7 +1,8 @@
-"""Where every artifact's folder lies, and every file that more than one stage reads by name."""
+"""Where every artifact lies that more than one stage, or command, knows."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,29 @@ class Layout:
         """Parquet feature store of a modality whose vectors were made elsewhere."""
         return self.media(dataset) / "vectors" / f"{modality}.parquet"
 
+    def references(self, dataset: str) -> Path:
+        """Parquet of item and image: where each item's picture is, below data/."""
+        return self.media(dataset) / "pictures/references.parquet"
+
     def filtered(self, dataset: str) -> Path:
-        """Folder of interactions.parquet, users.parquet, items.parquet and stats.json."""
+        """Folder of what the filter left."""
         return self.root / "data/filtered" / dataset
+
+    def interactions(self, dataset: str) -> Path:
+        """Parquet of the interactions by dense ids, with their times."""
+        return self.filtered(dataset) / "interactions.parquet"
+
+    def users(self, dataset: str) -> Path:
+        """Parquet of the users' raw ids, in the order of the dense ones."""
+        return self.filtered(dataset) / "users.parquet"
+
+    def items(self, dataset: str) -> Path:
+        """Parquet of the items' raw ids, in the order of the dense ones, with texts and images."""
+        return self.filtered(dataset) / "items.parquet"
+
+    def certificate(self, dataset: str) -> Path:
+        """What every step of the filter left, as JSON."""
+        return self.filtered(dataset) / "stats.json"
 
     def split(self, dataset: str) -> Path:
         """Parquet of user, item, split."""
@@ -85,6 +106,26 @@ class Layout:
         return run / "checkpoints" / f"{seed}.safetensors"
 
     @staticmethod
+    def configuration(run: Path) -> Path:
+        """What a cell was trained with, as JSON; read back by `Cell.read`."""
+        return run / "config.json"
+
+    @staticmethod
+    def timing(run: Path) -> Path:
+        """How long a cell's training took, and on what, as JSON; of no stage's outputs, as it differs each time."""
+        return run / "timing.json"
+
+    @staticmethod
+    def metrics(run: Path) -> Path:
+        """A cell's metrics, as JSON."""
+        return run / "metrics.json"
+
+    @staticmethod
+    def per_user(run: Path) -> Path:
+        """Parquet of a cell's metrics of every test user."""
+        return run / "per_user.parquet"
+
+    @staticmethod
     def training(run: Path) -> Path:
         """Folder of what trainings under way have reached; no output of a stage, so DVC keeps it between tries."""
         return run / "training"
@@ -101,15 +142,16 @@ class Layout:
         """How a cell's content lies, beside that without adapter, as JSON; the picture is beside it, as .png."""
         return self.report(dataset) / encoder / "distribution" / f"{model}-{adapter}.json"
 
-    @property
-    def heatmaps(self) -> list[Path]:
-        """Pictures of heatmaps that have been made, of all cells."""
-        return list((self.root / "data/attribution").glob("*/*/*/*/heatmaps.png"))
-
-    @property
-    def tunings(self) -> list[Path]:
-        """Pictures of tunings that have been made, of all cells."""
-        return sorted((self.root / "data/tuning").glob("*/*/*/*.png"))
+    def pictures(self, of: Literal["sensitivity", "distribution", "attribute", "tune"]) -> dict[str, Path]:
+        """Pictures that a stage has made, by what stands behind the @ in the stage's name, in its order."""
+        folder, pattern, names = {
+            "sensitivity": (self.reports, "*/*/sensitivity/*.png", (0, 1, 3)),
+            "distribution": (self.reports, "*/*/distribution/*.png", (0, 1, 3)),
+            "attribute": (self.root / "data/attribution", "*/*/*/*/heatmaps.png", (0, 1, 2, 3)),
+            "tune": (self.root / "data/tuning", "*/*/*/*.png", (0, 1, 2, 3)),
+        }[of]
+        parts_of = {path: path.relative_to(folder).with_suffix("").parts for path in sorted(folder.glob(pattern))}
+        return {"-".join(parts[place] for place in names): path for path, parts in parts_of.items()}
 
     @property
     def reports(self) -> Path:

@@ -47,7 +47,7 @@ class TrainedRun:
     @classmethod
     def open(cls, layout: Layout, folder: Path, seed: int | None = None) -> "TrainedRun":
         """The run in `folder` (None: its first seed). Raises ConfigError for a seed it has not; see `load_trained`."""
-        cell = Cell.read(folder / "config.json")
+        cell = Cell.read(layout.configuration(folder))
         seeds = cell.training.seeds
         seed = seeds[0] if seed is None else seed
         if seed not in seeds:
@@ -55,12 +55,9 @@ class TrainedRun:
         model, problem = load_trained(layout, folder, cell, seed)
         with layout.checkpoint(folder, seed).open("rb") as file:
             sha256 = file_digest(file, "sha256").hexdigest()
-        ids = [
-            tables.read_table(layout.filtered(cell.dataset) / f"{name}s.parquet", [name])[name].combine_chunks()
-            for name in ("user", "item")
-        ]
-        valid = load_valid(layout, cell, problem.n_users)
-        return cls(cell, seed, sha256, model, problem, *ids, valid)
+        users = tables.read_table(layout.users(cell.dataset), ["user"])["user"].combine_chunks()
+        items = tables.read_table(layout.items(cell.dataset), ["item"])["item"].combine_chunks()
+        return cls(cell, seed, sha256, model, problem, users, items, load_valid(layout, cell, problem.n_users))
 
     @property
     def about(self) -> dict[str, str]:

@@ -78,7 +78,7 @@ def one_thread() -> None:
 
 def picture_table(layout: Layout, dataset: str) -> tuple[pa.Table, ImageFiles]:
     """Raw item ids and their pictures' references, and the files that these refer to."""
-    references = tables.read_table(layout.media(dataset) / "pictures/references.parquet")
+    references = tables.read_table(layout.references(dataset))
     return references, ImageFiles(layout.data.resolve())
 
 
@@ -92,4 +92,4 @@ def picture(files: ImageFiles, reference: str | None) -> Image.Image | None:
 
 def item_table(layout: Layout, dataset: str) -> pa.Table:
     """Raw item ids and texts of the filtered catalogue."""
-    return tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "text"])
+    return tables.read_table(layout.items(dataset), ["item", "text"])

@@ -41,7 +41,7 @@ def folder_of(layout: Layout, run: Path | None, names: Mapping[str, str | None])
         options = ", ".join(f"--{name}" for name in names)
         raise ConfigError("no one run is named", mend=f"give either --run, or all of {options}")
     folder = layout.run(*given) if run is None else run
-    if not (folder / "config.json").is_file():
+    if not layout.configuration(folder).is_file():
         parts = folder.parts[-len(names) :]
         if len(parts) < len(names) or folder.resolve() != layout.run(*parts).resolve():
             mend = f"name a folder such as {layout.run('<dataset>', '<encoder>', '<model>', '<adapter>')}"
@@ -143,7 +143,7 @@ def _opened(layout: Layout, folder: Path, seed: int | None) -> TrainedRun:
 def _describer(layout: Layout, dataset: str) -> Callable[[pa.Table], pa.Table]:
     """Adds to recommendations the items' titles and their pictures' references (paths below data/), null without."""
     # Not by pipelines.encoding, which loads every kind of encoder: seconds.
-    items, pictures = layout.filtered(dataset) / "items.parquet", layout.media(dataset) / "pictures/references.parquet"
+    items, pictures = layout.items(dataset), layout.references(dataset)
     if pictures.is_file():
         shown = tables.read_table(pictures, ["item", "image"])
     else:  # a machine that serves need not have them

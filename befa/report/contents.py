@@ -1,6 +1,7 @@
 """What the report holds, in its order."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from befa.paths import Layout
 from befa.report import evidence_tables, gains, paper_tables, study_tables
@@ -8,6 +9,14 @@ from befa.report.experiment import Experiment
 from befa.report.paper_tables import RIVALS
 from befa.report.rendering import Picture
 from befa.report.values import REPRO, State, Table, together
+
+DRAWN: dict[Literal["sensitivity", "distribution", "attribute", "tune"], str] = {
+    "sensitivity": "Sensitivity to λ (Figure 10)",
+    "distribution": "Distribution of features (Figure 9)",
+    "attribute": "Where pictures speak for behaviour (Figures 6 to 8)",
+    "tune": "Tuning, base and adapted",
+}
+"""Stages whose pictures the report shows, and what it calls them."""
 
 
 def tables(experiment: Experiment) -> list[Table]:
@@ -51,18 +60,9 @@ def gains_drawn(layout: Layout, experiment: Experiment) -> list[Picture]:
 
 
 def pictures(layout: Layout, state: Callable[[str], State]) -> list[Picture]:
-    """Those that their stages have made: sensitivity, distribution, heatmaps, tuning; `state` is told of a stage."""
-    found = []  # title, path, stage
-    for path in sorted(layout.reports.glob("*/*/sensitivity/*.png")):
-        of = "-".join([*path.parts[-4:-2], path.stem])
-        found.append((f"Sensitivity to λ (Figure 10): {of}", path, f"sensitivity@{of}"))
-    for path in sorted(layout.reports.glob("*/*/distribution/*.png")):
-        of = "-".join([*path.parts[-4:-2], path.stem])
-        found.append((f"Distribution of features (Figure 9): {of}", path, f"distribution@{of}"))
-    for path in sorted(layout.heatmaps):
-        of = "-".join(path.parts[-5:-1])
-        found.append((f"Where pictures speak for behaviour (Figures 6 to 8): {of}", path, f"attribute@{of}"))
-    for path in layout.tunings:
-        of = "-".join([*path.parts[-4:-1], path.stem])
-        found.append((f"Tuning, base and adapted: {of}", path, f"tune@{of}"))
-    return [Picture(title, path, REPRO + stage, state(stage)) for title, path, stage in found]
+    """Those that their stages have made; `state` is told of a stage."""
+    return [
+        Picture(f"{title}: {of}", path, f"{REPRO}{stage}@{of}", state(f"{stage}@{of}"))
+        for stage, title in DRAWN.items()
+        for of, path in layout.pictures(stage).items()
+    ]

@@ -61,7 +61,7 @@ class Result:
 
     def per_user(self) -> pa.Table:
         """Metrics by user and seed."""
-        return tables.read_table(self.folder / "per_user.parquet")
+        return tables.read_table(Layout.per_user(self.folder))
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ class Study:
 def read(layout: Layout, cell: Listed) -> Result | None:
     """The cell's result; None where it has none. Raises DataError for files that cannot be read."""
     folder = layout.run(cell.dataset, cell.encoder, cell.model, cell.adapter)
-    if not (folder / "metrics.json").exists():
+    if not (layout.metrics(folder)).exists():
         return None
-    timing, configuration = folder / "timing.json", folder / "config.json"
+    timing, configuration = layout.timing(folder), layout.configuration(folder)
     about = tables.read_json(timing) if timing.exists() else {}
     if not configuration.exists() or about.get("config_sha256") != sha256(configuration.read_bytes()).hexdigest():
         about = {}  # DVC has brought another training's result, and leaves what is not its own
     return Result(
-        metrics=tables.read_json(folder / "metrics.json"),
+        metrics=tables.read_json(layout.metrics(folder)),
         folder=folder,
         parameters=_parameters(sorted(layout.checkpoint(folder, 0).parent.glob("*.safetensors"))),
         seconds=about["seconds"] / about["epochs"] if about.get("epochs") else None,

@@ -47,7 +47,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     explained = {}
     for cell_adapter in dict.fromkeys(("none", adapter)):
         folder = layout.run(dataset, encoder, model, cell_adapter)
-        cell = Cell.read(folder / "config.json")
+        cell = Cell.read(layout.configuration(folder))
         recommender, problem = load_trained(layout, folder, cell, cell.training.seeds[0], device)
         explained[cell_adapter] = Explained.of(recommender, network, cfg.ids)
         encoded_Ic = problem.contents["image"].values_Ic
@@ -123,7 +123,7 @@ def _sample(layout: Layout, dataset: str, cfg: AttributionConfig, network: objec
     """
     references, files = picture_table(layout, dataset)
     reference_of = dict(zip(*references.to_pydict().values(), strict=True))
-    order = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item"])["item"].to_pylist()
+    order = tables.read_table(layout.items(dataset), ["item"])["item"].to_pylist()
     masks = ImageFiles(layout.raw(dataset)) if (layout.raw(dataset) / "masks.zip").is_file() else None
     items, pixels, pictures, objects = [], [], [], []
     for place in numpy_stream(cfg.seed, "attribution").permutation(len(order)).tolist():

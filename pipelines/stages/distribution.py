@@ -22,7 +22,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout) ->
     found, seeds = {}, {}
     for cell_adapter in dict.fromkeys(("none", adapter)):
         folder = layout.run(dataset, encoder, model, cell_adapter)
-        cell = Cell.read(folder / "config.json")
+        cell = Cell.read(layout.configuration(folder))
         torch.set_num_threads(cell.training.threads)
         seeds[cell_adapter] = cell.training.seeds[0]
         recommender, problem = load_trained(layout, folder, cell, seeds[cell_adapter])

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
     """Writes metrics.json and per_user.parquet of a trained cell: means over its seeds, and each seed's own."""
     folder = layout.run(dataset, encoder, model, adapter)
-    cell = Cell.read(folder / "config.json")
+    cell = Cell.read(layout.configuration(folder))
     deterministic(cell.training.threads)  # on CUDA a model's graphs are sums whose order is open otherwise
     found = {}
     for seed in cell.training.seeds:
@@ -24,7 +24,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         found[seed] = evaluate(recommender, problem, layout, cell)
     result = over_seeds(found)
     metadata = result.per_user.schema.metadata
-    tables.write_table(folder / "per_user.parquet", result.per_user, {TEST: metadata[TEST.encode()].decode()})
-    tables.write_json(folder / "metrics.json", result.metrics)
+    tables.write_table(layout.per_user(folder), result.per_user, {TEST: metadata[TEST.encode()].decode()})
+    tables.write_json(layout.metrics(folder), result.metrics)
     test = result.metrics["test"]
     log.info("test recall@20 %.4f, ndcg@20 %.4f, seeds: %d", test["recall@20"], test["ndcg@20"], len(found))

@@ -29,8 +29,8 @@ def run(dataset: str, layout: Layout) -> None:
             progress=report,
         )
     metadata = None if filtered.place is None else {PLACE: filtered.place}
-    tables.write_table(into / "interactions.parquet", filtered.interactions, metadata)
-    tables.write_table(into / "users.parquet", filtered.users)
-    tables.write_table(into / "items.parquet", filtered.items)
-    tables.write_json(into / "stats.json", {**filtered.stats, "paper": TABLE_1.get(dataset)})
+    tables.write_table(layout.interactions(dataset), filtered.interactions, metadata)
+    tables.write_table(layout.users(dataset), filtered.users)
+    tables.write_table(layout.items(dataset), filtered.items)
+    tables.write_json(layout.certificate(dataset), {**filtered.stats, "paper": TABLE_1.get(dataset)})
     log.info("%(users)d users, %(items)d items, %(interactions)d interactions", filtered.stats)

@@ -24,7 +24,7 @@ def run(dataset: str, layout: Layout) -> None:
     params = config.read_params(layout.params)
     cfg = config.load(params, f"datasets.{dataset}", DatasetConfig)
     source, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.media(dataset)
-    items = tables.read_table(layout.filtered(dataset) / "items.parquet", ["item", "image"])
+    items = tables.read_table(layout.items(dataset), ["item", "image"])
     on_web = pc.fill_null(pc.match_substring_regex(items["image"], r"(?i)^\s*(https?:)?//"), False)
     stats = {"items": len(items), "no_reference": items["image"].null_count}
     place = layout.raw(dataset).relative_to(layout.data).as_posix() + "/"
@@ -42,7 +42,7 @@ def run(dataset: str, layout: Layout) -> None:
         place = web.relative_to(layout.data).as_posix() + "/"
         there = found["image"].take(pc.index_in(items["item"], value_set=found["item"]))
         references = pc.if_else(on_web, pc.binary_join_element_wise(pa.scalar(place), there, ""), references)
-    tables.write_table(into / "pictures/references.parquet", pa.table({"item": items["item"], "image": references}))
+    tables.write_table(layout.references(dataset), pa.table({"item": items["item"], "image": references}))
     given = {}
     for modality, (ids, values) in source.vectors(layout.raw(dataset)).items():
         path = layout.vectors(dataset, modality)

@@ -63,7 +63,7 @@ def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> E
     found = {name: results.read(layout, cell) for name, cell in cells.items()}
     params = config.read_params(layout.params)
     datasets = config.block(params, "datasets")
-    certificates = {dataset: layout.filtered(dataset) / "stats.json" for dataset in datasets}
+    certificates = {dataset: layout.certificate(dataset) for dataset in datasets}
     return Experiment(
         cells=cells,
         controls=controls,

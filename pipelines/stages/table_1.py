@@ -10,7 +10,7 @@ from pipelines.show_table_1 import show
 def run(dataset: str, layout: Layout) -> None:
     """Prints and stores the table as JSON and Markdown."""
     lookup(config.block(config.read_params(layout.params), "datasets"), dataset, "dataset")
-    result = table_1.table(dataset, tables.read_json(layout.filtered(dataset) / "stats.json"))
+    result = table_1.table(dataset, tables.read_json(layout.certificate(dataset)))
     folder = layout.report(dataset)
     tables.write_json(folder / "table_1.json", result)
     with tables.whole(folder / "table_1.md") as part:

@@ -10,7 +10,7 @@ from pipelines import terminal
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes table_3.json and table_3.md, and prints the latter without the paper's columns: a terminal is narrow."""
     found = {
-        a: {m: tables.read_json(layout.run(dataset, encoder, m, a) / "metrics.json") for m in HOSTS} for a in ADAPTERS
+        a: {m: tables.read_json(layout.metrics(layout.run(dataset, encoder, m, a))) for m in HOSTS} for a in ADAPTERS
     }
     table, into = adapters_table(dataset, encoder, found), layout.report(dataset) / encoder
     tables.write_json(into / "table_3.json", table)

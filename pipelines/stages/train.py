@@ -26,13 +26,13 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     tables.check_writable(into)
     deterministic(cell.training.threads)
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
-    (into / "config.json").unlink(missing_ok=True)  # never beside checkpoints of another configuration
+    (layout.configuration(into)).unlink(missing_ok=True)  # never beside checkpoints of another configuration
     for seed, one in found.items():
         about = {"seed": seed, "data_sha256": one.data_sha256}
         checkpoints.write(layout.checkpoint(into, seed), one.fitted.state, about)
     history = [{"seed": seed, **row} for seed, one in found.items() for row in one.fitted.history]
     _write_history(into / "history.csv", history)
-    cell.write(into / "config.json")
+    cell.write(layout.configuration(into))
     _tidy(layout, into, cell.training.seeds)
     # Not an output of the stage: it differs from run to run.
     timing = {
@@ -41,9 +41,9 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device,
-        "config_sha256": sha256((into / "config.json").read_bytes()).hexdigest(),
+        "config_sha256": sha256((layout.configuration(into)).read_bytes()).hexdigest(),
     }
-    tables.write_json(into / "timing.json", timing)
+    tables.write_json(layout.timing(into), timing)
 
 
 def _train_seed(layout: Layout, into: Path, cell: Cell, seed: int, device: str) -> Training:

@@ -10,7 +10,7 @@ from pipelines.show_befa import show
 def run(dataset: str, encoder: str, layout: Layout) -> None:
     """Writes befa.json and befa.md and prints base, +BeFA and gain per model."""
     base, befa = (
-        {m: tables.read_json(layout.run(dataset, encoder, m, adapter) / "metrics.json") for m in HOSTS}
+        {m: tables.read_json(layout.metrics(layout.run(dataset, encoder, m, adapter))) for m in HOSTS}
         for adapter in ("none", "befa")
     )
     table, into = befa_table(dataset, encoder, base, befa), layout.report(dataset)
