@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,9 +16,9 @@ from befa import config, splits, tables
 from befa.adapters import ADAPTERS
 from befa.config import configuration
 from befa.controls import controlled
-from befa.errors import ConfigError, DataError, lookup
+from befa.errors import ConfigError, DataError, lookup, nearest
 from befa.feature_store import ENCODED, GIVEN, FeatureStore
-from befa.metrics import Interactions
+from befa.metrics import CUTOFFS, METRICS, Interactions
 from befa.models import MODELS
 from befa.paths import Layout
 from befa.problem import Content, Problem, ProtocolName
@@ -38,6 +39,13 @@ def _attributes(names: T) -> T:
         if not name.isidentifier() or hasattr(nn.ModuleDict, name) or name == "training":
             raise ValueError(f"{name!r} cannot be a modality's name; take {name}_given, say")
     return names
+
+
+def _metric(name: str) -> str:
+    known = [f"{metric}@{k}" for metric in METRICS for k in CUTOFFS]
+    if name not in known:
+        raise ValueError(f"unknown metric; {nearest(name, known)}")
+    return name
 
 
 @configuration
@@ -85,7 +93,7 @@ class TrainingConfig:
     """Trained one after the other, each from its own beginning; the cell's metrics are means over them."""
     epochs: Annotated[int, Field(ge=1)] = 1000
     """Most epochs."""
-    batch_size: Annotated[int, Field(ge=1)] = 2048
+    batch_size: Annotated[int, Field(ge=1, le=2**31)] = 2048
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     """In place of the model's own; null keeps that."""
     patience: Annotated[int, Field(ge=1)] = 20
@@ -93,7 +101,7 @@ class TrainingConfig:
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     """CPU threads of training and evaluation. At these sizes one is as fast as two and never waits for the other; it is
     a parameter because sums may differ in their last bit between numbers of threads."""
-    monitor: str = "recall@20"
+    monitor: Annotated[str, AfterValidator(_metric)] = "recall@20"
     """The validation metric that picks the epoch; higher is better."""
 
 
@@ -172,6 +180,14 @@ class Settings:
         return config.check(merged, ".".join((*self._above, part)), kind)
 
 
+def _require_hosts(params: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a line of `tuned` that is no host's: its settings would silently not be used."""
+    names = product(config.block(params, "datasets"), config.block(params, "encoders"), MODELS)
+    known = dict.fromkeys(host_name(*host) for host in names)
+    for host in params.get("tuned") or {}:
+        lookup(known, host, "host below tuned in params.yaml,")
+
+
 @configuration
 class Cell:
     """Everything that decides a cell's result besides its data; stored beside the checkpoint as config.json."""
@@ -194,6 +210,7 @@ class Cell:
         """From params.yaml. Raises ConfigError for an unknown name or a wrong value."""
         for kind, name in (("dataset", dataset), ("encoder", encoder)):
             lookup(config.block(params, f"{kind}s"), name, kind)
+        _require_hosts(params)
         settings = Settings(params, dataset, encoder, model, adapter)
         network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
@@ -225,7 +242,10 @@ class Cell:
 
     @classmethod
     def read(cls, path: Path) -> "Cell":
-        """From a config.json that `write` made."""
+        """From a config.json that `write` made. Raises DataError where there is none: the cell is not trained."""
+        names = path.parts[-5:-1]
+        if not path.is_file() and len(names) == 4:
+            raise DataError("no trained run", where=path.parent, mend=f"run dvc repro {training_stage(*names)}")
         stored, where = tables.read_json(path), str(path)
         if not (isinstance(stored, dict) and all(isinstance(stored.get(key), str) for key in ("model", "adapter"))):
             raise DataError("not the configuration of a cell", where=path, mend="run its train stage again")
@@ -261,6 +281,8 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
             path, encoder = layout.features(cell.dataset, cell.encoder, modality), cell.encoder
         else:
             path, encoder = layout.vectors(cell.dataset, modality), GIVEN
+            if not path.exists():
+                _require_given(layout, cell.dataset, modality)
         store = FeatureStore.open(path, dataset=cell.dataset, encoder=encoder, modality=modality)
         values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
         # Before the policy for absent items, which would pass a filled row off as a real one.
@@ -269,6 +291,14 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
     contents = {name: Content(c.values_Ic.to(device), c.present_I.to(device)) for name, c in contents.items()}
     pairs = (torch.from_numpy(column).to(device) for column in (users_E, items_E))
     return Problem(len(users), len(items), *pairs, contents)
+
+
+def _require_given(layout: Layout, dataset: str, modality: str) -> None:
+    """Raises ConfigError for a modality that is neither an encoder's nor among those that the dataset brings."""
+    brought = tables.read_json(layout.given(dataset)) if layout.given(dataset).exists() else {modality: None}
+    if modality not in brought:
+        where = f"features.{dataset}.modalities of params.yaml"
+        raise ConfigError(f"unknown modality {modality!r}", where=where, mend=nearest(modality, [*ENCODED, *brought]))
 
 
 def _numbered(path: Path, kind: Literal["item", "user"]) -> pa.Table:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from befa.encoders.base import Encoder
 from befa.errors import EncoderError
-from befa.neighbours import nearest_others
+from befa.feature_store import has_direction
+from befa.neighbours import nearest_others, shared
 
 NEIGHBOURS = 10
 BATCH = 16
@@ -60,7 +61,7 @@ def _batched(encoder: Encoder, sample: Sequence[Any], vectors: Callable[..., Ten
 
 
 def _checked(x_Ic: Float[np.ndarray, "I c"], where: str) -> Float[np.ndarray, "I c"]:
-    broken_I = ~(np.isfinite(x_Ic).all(1) & (x_Ic != 0).any(1))
+    broken_I = ~has_direction(x_Ic)
     if broken_I.any():
         raise EncoderError(
             f"{broken_I.sum()} of {len(x_Ic)} vectors of the sample are zero or not finite",
@@ -100,5 +101,4 @@ def _correlation(sims_x_II: Float[np.ndarray, "I I"], sims_y_II: Float[np.ndarra
 def _overlap(x_Ic: Float[np.ndarray, "I c"], y_Ie: Float[np.ndarray, "I e"]) -> float | None:
     if len(x_Ic) < NEIGHBOURS + 2:
         return None
-    near = (nearest_others(torch.from_numpy(v), NEIGHBOURS).tolist() for v in (x_Ic, y_Ie))
-    return float(np.mean([len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*near, strict=True)]))
+    return shared(*(nearest_others(torch.from_numpy(v), NEIGHBOURS) for v in (x_Ic, y_Ie)))

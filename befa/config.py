@@ -1,5 +1,6 @@
 """Blocks of params.yaml, and of files like it, as frozen dataclasses (pipelines/params_file.py changes params.yaml)."""
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from befa.errors import ConfigError, nearest
+from befa.errors import ConfigError, first_line, nearest
 
 T = TypeVar("T")
 
@@ -43,8 +44,9 @@ def read_params(path: Path) -> dict[str, Any]:
         raise ConfigError("no parameter file", where=path, mend="run from the top of the project") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read ({error})", where=path, mend="save it as text in UTF-8") from None
-    except YAMLError as error:
-        reason = " ".join(str(error).split())
+    except (YAMLError, ValueError) as error:  # ValueError: a date that is none
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        reason = f"{problem or first_line(error)}{'' if mark is None else f', line {mark.line + 1}'}"
         raise ConfigError(f"not valid YAML ({reason})", where=path, mend="mend the syntax") from None
     if not isinstance(params, dict):
         raise ConfigError("the top level is not a mapping", where=path, mend="write `key: value` lines")
@@ -74,9 +76,12 @@ def block(params: Mapping[str, Any], name: str, *, where: str = "params.yaml") -
     parts = name.split(".")
     for depth, part in enumerate(parts):
         if not isinstance(value, Mapping) or part not in value:
-            known = value if isinstance(value, Mapping) else ()
+            known = list(map(str, value)) if isinstance(value, Mapping) else []
             above = ".".join(parts[:depth]) or "the top level"
-            raise ConfigError(f"no {part!r} under {above}", where=where, mend=nearest(part, map(str, known)))
+            # What is asked for is right, mostly: the file's key is the misspelt one.
+            close = difflib.get_close_matches(part, known, n=1, cutoff=0.7)
+            mend = f"is {close[0]!r} meant to be it? rename it" if close else f"add it (there: {', '.join(known)})"
+            raise ConfigError(f"no {part!r} under {above}", where=where, mend=mend)
         value = value[part]
     return value
 
@@ -102,6 +107,16 @@ def check(value: Any, name: str, cls: Any, *, where: str = "params.yaml") -> Any
         raise ConfigError(what, where=where, mend=mend) from None
 
 
+WANTED = {
+    "list_type": "a list is wanted, such as [1, 2]",
+    "tuple_type": "a list is wanted, such as [1, 2]",
+    "too_short": "it needs one entry at least",
+    "dict_type": "a block of `key: value` lines is wanted",
+    "dataclass_type": "a block of `key: value` lines is wanted",
+}
+"""pydantic's words speak of Python's types."""
+
+
 def _first(error: ValidationError) -> dict[str, Any]:
     """The most telling problem: a misspelt key explains the missing one that it leaves behind.
 
@@ -122,7 +137,8 @@ def _described(name: str, cls: Any, error: ValidationError) -> tuple[str, str]:
         return f"unknown key {key!r}", nearest(steps[-1], known)
     if first["type"] == "missing":
         return f"missing key {key!r}", "add it"
-    message = first["msg"][0].lower() + first["msg"][1:]
+    message = WANTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
     return f"{key!r} is {json.dumps(first['input'], default=str)}: {message}", "correct the value"
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from scipy.stats import skew
+from torch import Tensor
 
 from befa import tables
 from befa.feature_store import vectors
-from befa.neighbours import nearest_others
+from befa.neighbours import nearest_others, shared
 from befa.rng import numpy_stream
 
 NEIGHBOURS = 10
@@ -54,7 +55,7 @@ def geometry(x_Id: Float[np.ndarray, "I d"]) -> dict[str, float | None]:
     unit_Id /= np.linalg.norm(unit_Id, axis=1, keepdims=True)
     # The squared length of the sum is the sum of all cosines, own ones (n of 1) included.
     mean = ((unit_Id.sum(0) ** 2).sum() - n) / (n * (n - 1))
-    nearest_QK = _neighbours(x_Id)
+    nearest_QK = _neighbours(x_Id).numpy()
     times_I = np.bincount(nearest_QK.ravel(), minlength=n)
     hubness = skew(times_I) if np.ptp(times_I) else 0.0
     values = (mean, hubness, times_I.max() / len(nearest_QK), (times_I == 0).mean())
@@ -77,13 +78,12 @@ def overlap(first: Path, second: Path) -> dict[str, float | int | None]:
     near = []
     for items, x_Id in stores:
         row = {item: number for number, item in enumerate(items)}
-        near.append(_neighbours(x_Id[[row[item] for item in common]]).tolist())
-    shares = [len(set(a) & set(b)) / NEIGHBOURS for a, b in zip(*near, strict=True)]
-    return {"items": len(common), "neighbour_overlap": round(float(np.mean(shares)), 6)}
+        near.append(_neighbours(x_Id[[row[item] for item in common]]))
+    return {"items": len(common), "neighbour_overlap": round(shared(*near), 6)}
 
 
-def _neighbours(x_Id: Float[np.ndarray, "I d"]) -> Int[np.ndarray, "Q K"]:
+def _neighbours(x_Id: Float[np.ndarray, "I d"]) -> Int64[Tensor, "Q K"]:
     """The 10 nearest others of a fixed sample of at most 20,000 items, of all where there are no more."""
     queries_Q = np.sort(numpy_stream(1, "coverage").permutation(len(x_Id))[:QUERIES])
     values_Id = torch.from_numpy(np.require(x_Id, requirements="W"))  # torch takes no read-only array
-    return nearest_others(values_Id, NEIGHBOURS, queries_Q=torch.from_numpy(queries_Q)).numpy()
+    return nearest_others(values_Id, NEIGHBOURS, queries_Q=torch.from_numpy(queries_Q))

@@ -19,7 +19,7 @@ from torch import Tensor
 from befa.config import configuration
 from befa.encoders.base import Encoder
 from befa.errors import FeatureError
-from befa.feature_store import Modality
+from befa.feature_store import Modality, has_direction
 from befa.images import ImageFiles
 from befa.parallel import ordered
 from befa.preparing import Chunk, Reader, Row, chunks
@@ -166,7 +166,7 @@ class LocalEngine:
         tensor = batch.tensor.pin_memory() if self._encoder.device.type == "cuda" else batch.tensor
         piece.vectors = tower(tensor)[: len(piece.digests)].numpy()
         piece.tower_seconds = time.perf_counter() - start
-        broken = ~(np.isfinite(piece.vectors).all(1) & (piece.vectors != 0).any(1))
+        broken = ~has_direction(piece.vectors)
         if broken.any():
             raise FeatureError(
                 f"the encoder gives {broken.sum()} of {len(broken)} {self._modality} vectors that are not finite "

@@ -6,6 +6,7 @@ written several times as fast as lists of numbers; elsewhere: `numpy.frombuffer(
 what made it. features.py writes what an encoder makes, `write_given` what came as vectors.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Num
 
 from befa import tables
 from befa.errors import DataError, FeatureError
@@ -87,7 +88,7 @@ def write_given(
     known_I = row_I.is_valid().to_numpy(zero_copy_only=False)
     found_Ic = np.zeros((len(items), values.shape[1]), np.float32)
     found_Ic[known_I] = values[row_I.drop_null().to_numpy()]
-    usable_I = known_I & np.isfinite(found_Ic).all(1) & (found_Ic != 0).any(1)
+    usable_I = known_I & has_direction(found_Ic)
     found_Ic[~usable_I] = 0
     status = np.where(usable_I, "ok", np.where(known_I, "corrupt", "missing"))
     reason = [
@@ -170,7 +171,7 @@ class FeatureStore:
                 mend=f"run dvc repro {self._stage} or raise features.{self.identity['dataset']}.max_missing; "
                 f"first absent: {items[int(np.argmin(present_I))]}",
             )
-        broken_I = present_I & ~(np.isfinite(x_Ic).all(1) & (x_Ic != 0).any(1))
+        broken_I = present_I & ~has_direction(x_Ic)
         if broken_I.any():
             first = items[int(np.argmax(broken_I))]
             raise FeatureError(
@@ -179,6 +180,16 @@ class FeatureStore:
                 mend=f"remove the file and run dvc repro {self._stage}",
             )
         return x_Ic, present_I
+
+
+def has_direction(x_nc: Num[np.ndarray, "n c"]) -> Bool[np.ndarray, " n"]:
+    """Which rows are finite and not zero, so that they have a cosine with others."""
+    return np.isfinite(x_nc).all(1) & (x_nc != 0).any(1)
+
+
+def identity_text(identity: Mapping[str, str]) -> str:
+    """An encoder's identity as a store's metadata have it."""
+    return json.dumps(dict(identity), sort_keys=True)
 
 
 def metadata_of(table: pa.Table) -> dict[str, str]:

@@ -26,7 +26,17 @@ from jaxtyping import Float
 from befa import tables
 from befa.encoding import About, Engine, Piece
 from befa.errors import DataError
-from befa.feature_store import EXTRAS, SCHEMA_VERSION, Modality, check_ids, metadata_of, schema, vector_column, vectors
+from befa.feature_store import (
+    EXTRAS,
+    SCHEMA_VERSION,
+    Modality,
+    check_ids,
+    identity_text,
+    metadata_of,
+    schema,
+    vector_column,
+    vectors,
+)
 from befa.preparing import Row
 from befa.progress import Progress
 
@@ -140,7 +150,7 @@ def _metadata(items: pa.Table, about: About, modality: Modality, dataset: str, e
         "dataset": dataset,
         "modality": modality,
         "encoder": encoder_name,
-        "encoder_identity": json.dumps(dict(about.identity), sort_keys=True),
+        "encoder_identity": identity_text(about.identity),
         "preprocessing": about.preprocessing,
         "normalised": str(about.normalise).lower(),
         "precision": about.precision,

@@ -71,6 +71,11 @@ def nearest_others(
     return rows_Qk[~own_Qk].view(len(rows_Qk), max(rows_Qk.shape[1] - 1, 0))
 
 
+def shared(one_QK: Int64[Tensor, "Q K"], other_QK: Int64[Tensor, "Q K"]) -> float:
+    """Which share of their neighbours queries have in both, in any order: 1 where all are the same."""
+    return float((one_QK[:, :, None] == other_QK[:, None, :]).any(2).double().mean())
+
+
 def ranked(
     cosines_Qp: Float[Tensor, "Q p"], rows_Qp: Int64[Tensor, "Q p"], k: int
 ) -> tuple[Float[Tensor, "Q k"], Int64[Tensor, "Q k"]]:

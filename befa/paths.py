@@ -1,8 +1,26 @@
 """Where every artifact lies that more than one stage, or command, knows."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+WRITTEN_BY = {
+    r"raw/([^/]+)/.+": r"download@\1",
+    r"filtered/([^/]+)/.+": r"filter@\1",
+    r"splits/([^/]+)\.parquet": r"split@\1",
+    r"media/([^/]+)/.+": r"media@\1",
+    r"features/([^/]+)/([^/]+)/(image|text)\..+": r"encode_\3s@\1-\2",
+    r"runs/([^/]+)/([^/]+)/([^/]+)/([^/]+)/(?:metrics\.json|per_user\.parquet)": r"evaluate@\1-\2-\3-\4",
+}
+"""Files below data/, and the stages that write them; of a control's, evaluate_control."""
+
+
+def stage_of(path: Path) -> str:
+    """The stage that writes the file `path`; STAGE where that is not known."""
+    _, _, below = path.as_posix().rpartition("data/")
+    found = ((re.fullmatch(pattern, below), stage) for pattern, stage in WRITTEN_BY.items())
+    return next((match.expand(stage) for match, stage in found if match), "STAGE")
 
 
 @dataclass(frozen=True)
@@ -41,6 +59,10 @@ class Layout:
     def references(self, dataset: str) -> Path:
         """Parquet of item and image: where each item's picture is, below data/."""
         return self.media(dataset) / "pictures/references.parquet"
+
+    def given(self, dataset: str) -> Path:
+        """What modalities whose vectors were made elsewhere cover, by name, as JSON."""
+        return self.media(dataset) / "vectors/modalities.json"
 
     def filtered(self, dataset: str) -> Path:
         """Folder of what the filter left."""

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +52,7 @@ class TrainedRun:
         if seed not in seeds:
             raise ConfigError(f"no seed {seed}", where=folder, mend=f"known: {', '.join(map(str, seeds))}")
         model, problem = load_trained(layout, folder, cell, seed)
-        with layout.checkpoint(folder, seed).open("rb") as file:
-            sha256 = file_digest(file, "sha256").hexdigest()
+        sha256 = tables.sha256_of(layout.checkpoint(folder, seed))
         users = tables.read_table(layout.users(cell.dataset), ["user"])["user"].combine_chunks()
         items = tables.read_table(layout.items(cell.dataset), ["item"])["item"].combine_chunks()
         return cls(cell, seed, sha256, model, problem, users, items, load_valid(layout, cell, problem.n_users))

@@ -9,7 +9,6 @@ import json
 import logging
 import zipfile
 from collections.abc import Sequence
-from hashlib import file_digest
 from math import isqrt
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +21,7 @@ from jaxtyping import Float, Float32, Int64
 
 from befa import tables
 from befa.errors import BefaError, ConfigError, DataError, FeatureError
-from befa.feature_store import FeatureStore, Modality, check_ids
+from befa.feature_store import FeatureStore, Modality, check_ids, has_direction
 from befa.neighbours import SPARE, certain, one_thread, ranked
 
 log = logging.getLogger(__name__)
@@ -87,7 +86,7 @@ class Index:
             raise FeatureError(f"{len(ids)} ids for {len(vectors_Id)} vectors", mend="give one id for each vector")
         # Python orders strings by code points, which is also the order of their bytes in UTF-8.
         order_I = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
-        wrong_I = ~_has_direction(vectors_Id)
+        wrong_I = ~has_direction(vectors_Id)
         if wrong_I.any():
             raise FeatureError(
                 f"{wrong_I.sum()} vectors are zero or not finite (first: item {ids[int(np.argmax(wrong_I))]})",
@@ -201,7 +200,7 @@ class Index:
                 f"queries are {query_Qd.shape[1]} wide, the index is {self._index.d}",
                 mend="encode them with the encoder that the index is of",
             )
-        wrong_Q = ~_has_direction(query_Qd)
+        wrong_Q = ~has_direction(query_Qd)
         if wrong_Q.any():
             raise FeatureError(
                 f"query {int(np.argmax(wrong_Q))} is zero or not finite, and has no direction to search in",
@@ -257,7 +256,7 @@ def open_or_build(
     store is absent, broken, or of another dataset, encoder or modality.
     """
     if store_path.is_file():
-        features_sha256 = file_sha256(store_path)
+        features_sha256 = tables.sha256_of(store_path)
         found = Index.open(index_path, features_sha256=features_sha256)
         if found is not None and found.lists == lists_for(len(found), exact_up_to):
             return found
@@ -274,19 +273,9 @@ def open_or_build(
     return index
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
 def lists_for(items: int, exact_up_to: int) -> int:
     """Into how many lists an index divides its items: 0 (none, it is exact) up to `exact_up_to`, then 4 sqrt(items)."""
     return 0 if items <= max(exact_up_to, 16) else 4 * isqrt(items)  # of fewer than 16 items, 4 sqrt is more than all
-
-
-def _has_direction(x_nd: Float[np.ndarray, "n d"]) -> np.ndarray:
-    return np.isfinite(x_nd).all(1) & (x_nd != 0).any(1)
 
 
 def _unit(x_nd: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

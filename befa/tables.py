@@ -6,6 +6,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from glob import escape
+from hashlib import file_digest
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from befa.errors import DataError
+from befa.paths import stage_of
 
 
 @contextmanager
@@ -21,8 +23,8 @@ def whole(path: Path) -> Iterator[Path]:
     """Yields a path beside `path` to write to, and renames it over `path` when the block ends well.
 
     After an error or a kill, `path` is what it was before; the half-written file is removed (after a kill, by the
-    next try). Two processes that write to one `path` do not meet: the later one's file stays. Its rights are those of
-    a new file, whatever the library chose that wrote it: safetensors' are for nobody else.
+    next try). Two processes of one machine that write to one `path` do not meet: the later one's file stays. Its
+    rights are those of a new file, whatever the library chose that wrote it: safetensors' are for nobody else.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in path.parent.glob(f"{escape(path.name)}.*.part"):
@@ -40,6 +42,18 @@ def whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text in UTF-8, whole or not at all."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:
@@ -91,15 +105,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
                 raise DataError(f"no column {absent[0]!r}", where=path, mend=f"it has {', '.join(present)}")
             return file.read(columns=None if columns is None else list(columns))
     except FileNotFoundError:
-        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro STAGE`)") from None
+        raise DataError("no such file", where=path, mend=f"run `dvc repro {stage_of(path)}`") from None
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"not a readable Parquet file ({error})", where=path, mend="run its stage again") from None
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with a final newline; keys keep their order."""
-    with whole(path) as part:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -107,6 +120,6 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError("no such file", where=path, mend="run the stage that writes it (`dvc repro STAGE`)") from None
+        raise DataError("no such file", where=path, mend=f"run `dvc repro {stage_of(path)}`") from None
     except ValueError as error:  # of JSON, or of UTF-8
         raise DataError(f"not valid JSON ({error})", where=path, mend="run its stage again") from None

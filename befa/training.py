@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from befa.adam import Adam
 from befa.cells import Cell
-from befa.errors import ConfigError, DataError, TrainingError, nearest
-from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
+from befa.errors import DataError, TrainingError
+from befa.metrics import Interactions, means, metrics_per_user
 from befa.problem import Problem
 from befa.ranking import rank, scorer
 from befa.resuming import Saved
@@ -50,13 +50,9 @@ def fit(
     parameters go on by their momentum in batches that give them no gradient (LATTICE's content), as under its torch.
     A model without parameters is evaluated once: a history of one row, with loss 0, and an empty state.
     `on_epoch` is called with the epoch's row, the best row so far, and the epochs there will be if none is better.
-    Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for an unknown metric.
+    Raises TrainingError naming epoch and batch when the loss is not finite.
     """
-    training, known = cell.training, [f"{m}@{k}" for m in METRICS for k in CUTOFFS]
-    if training.monitor not in known:
-        raise ConfigError(
-            f"unknown metric {training.monitor!r}", where="training.monitor", mend=nearest(training.monitor, known)
-        )
+    training = cell.training
     _validated_users(problem, valid)  # an error now, not after an epoch
     if next(model.parameters(), None) is None:
         row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}

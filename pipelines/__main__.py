@@ -45,9 +45,9 @@ Training = Annotated[
 ]
 Run = Annotated[Path | None, typer.Option(help="Folder of a trained run: data/runs/DATASET/ENCODER/MODEL/ADAPTER.")]
 RunDataset = Annotated[str | None, typer.Option("--dataset", help="With the next three, in place of --run.")]
-RunEncoder = Annotated[str | None, typer.Option("--encoder")]
-RunModel = Annotated[str | None, typer.Option("--model")]
-RunAdapter = Annotated[str | None, typer.Option("--adapter")]
+RunEncoder = Annotated[str | None, typer.Option("--encoder", help="A key of `encoders` in params.yaml.")]
+RunModel = Annotated[str | None, typer.Option("--model", help="A key of `models` in params.yaml.")]
+RunAdapter = Annotated[str | None, typer.Option("--adapter", help="A key of `adapters` in params.yaml.")]
 Seed = Annotated[int | None, typer.Option(help="Of a run of several seeds; else its first.")]
 
 STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage needs)"
@@ -263,24 +263,29 @@ def recommend(
     model: RunModel = None,
     adapter: RunAdapter = None,
     user: Annotated[list[str] | None, typer.Option(help="A raw user id; may be given several times.")] = None,
+    users: Annotated[Path | None, typer.Option(help="File of raw user ids, one a line; after those of --user.")] = None,
     k: Annotated[int, typer.Option(help="How many items.")] = 20,
     seed: Seed = None,
     include_known: Annotated[bool, typer.Option("--include-known", help="Keep items that the user has.")] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="File to write in place of printing: .parquet, .csv or .json; without --user of all users."),
+        typer.Option(help="File to write in place of printing: .parquet, .csv or .json; without users named, of all."),
     ] = None,
 ) -> None:
-    """The best items for users, from a trained run."""
+    """The best items for users, from a trained run.
+
+    Ids are texts: to read a CSV with pandas, give dtype=str for user and item, or leading zeros are lost.
+    """
     from pipelines import recommend as recommending
 
     layout = Layout()
     names = {"dataset": dataset, "encoder": encoder, "model": model, "adapter": adapter}
     folder, options = recommending.folder_of(layout, run, names), {"k": k, "seed": seed, "include_known": include_known}
+    asked = [*(user or []), *(recommending.users_in(users) if users is not None else [])]
     if output is None:
-        recommending.show(layout, folder, user or [], **options)
+        recommending.show(layout, folder, asked, **options)
     else:
-        count = recommending.write(layout, folder, output, user or [], **options)
+        count = recommending.write(layout, folder, output, asked, **options)
         typer.echo(f"{output}: {count:,} users")
 
 
@@ -296,7 +301,8 @@ def export_vectors(
 ) -> None:
     """User and item vectors of a trained run for other systems: a score is the dot product of the two.
 
-    Two Parquet files, of columns user and item (raw ids), each with `vector`, a fixed-size list of float32.
+    Two Parquet files, of columns user and item (raw ids), each with `vector`, a fixed-size list of float32. `recommend`
+    leaves out what a user has; whoever searches the vectors does so by himself.
     """
     from pipelines import recommend as recommending
 

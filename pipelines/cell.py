@@ -3,7 +3,6 @@
 from difflib import get_close_matches
 from itertools import groupby
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from befa.report.values import REPRO, Value
 from pipelines import provenance
 from pipelines.provenance import Provenance
 from pipelines.stages.report import gathered
+from pipelines.terminal import console
 
 
 def show(name: str, layout: Layout) -> None:
@@ -30,15 +30,15 @@ def show(name: str, layout: Layout) -> None:
     shown.add_column(overflow="fold")
     for what, text in facts(value):
         shown.add_row(what, escape(text))
-    console = Console()
-    console.print(shown)
+    out = console()
+    out.print(shown)
     if chain:
-        console.print("\nMade from, as dvc.lock has it (md5, bytes, artifact):", style="bold")
+        out.print("\nMade from, as dvc.lock has it (md5, bytes, artifact):", style="bold")
     for stage, links in groupby(chain, key=lambda link: link.stage):
-        console.print(f"  {stage}", style="bold", highlight=False)
+        out.print(f"  {stage}", style="bold", highlight=False)
         for link in links:
             size = "" if link.size is None else f"{link.size:,}"
-            console.print(f"    {link.md5 or 'not made':<36} {size:>13}  {link.path}", highlight=False, soft_wrap=True)
+            out.print(f"    {link.md5 or 'not made':<36} {size:>13}  {link.path}", highlight=False, soft_wrap=True)
 
 
 def find(name: str, layout: Layout, graph: Provenance) -> Value:

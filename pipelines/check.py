@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from befa.needs import Need
 from befa.paths import Layout
 from befa.report.published import HOSTS
 from befa.sources import SOURCES
+from pipelines.terminal import console
 
 ROOM = 2_000_000_000
 """Bytes that features, checkpoints and DVC's cache of a small catalogue take."""
@@ -45,7 +45,8 @@ def _parameters(params: Mapping[str, Any], dataset: str, layout: Layout) -> list
     roll_up = config.block(params, "train_befa")
     if {cell.model for cell in of_dataset if cell.adapter == "befa"} >= set(HOSTS):
         mend = f"add `{dataset}: {{encoder: {of_dataset[0].encoder}}}` to it"
-        found.append(Need("its line in train_befa (params.yaml)", dataset in roll_up, mend))
+        there = dataset in roll_up and (roll_up[dataset] or {}).get("encoder") in config.block(params, "encoders")
+        found.append(Need("its line in train_befa (params.yaml), with a known encoder", there, mend))
     encoder, model = next(iter(config.block(params, "encoders"))), next(iter(config.block(params, "models")))
     cells = [(cell.encoder, cell.model, cell.adapter) for cell in of_dataset] or [(encoder, model, "none")]
     block = config.block(params, f"datasets.{dataset}")
@@ -110,7 +111,7 @@ def show(dataset: str, found: list[Need]) -> None:
     shown.add_column(overflow="fold")
     for need in found:
         shown.add_row("[green]there[/]" if need.there else "[red]missing[/]", escape(need.what))
-    Console().print(shown)
+    console().print(shown)
     missing = [need for need in found if not need.there]
     if missing:
         rest = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""

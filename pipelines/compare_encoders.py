@@ -3,7 +3,6 @@
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 from rich.table import Table
 
 from befa.compare import compare
@@ -11,6 +10,7 @@ from befa.errors import DataError
 from befa.paths import Layout
 from befa.rng import numpy_stream
 from pipelines.encoding import item_table, loaded, one_thread, picture, picture_table
+from pipelines.terminal import console
 
 
 def run(first: str, second: str, dataset: str, *, layout: Layout, sample: int) -> dict[str, Any]:
@@ -43,4 +43,4 @@ def show(first: str, second: str, dataset: str, *, layout: Layout, sample: int) 
     for key in keys:
         values = (found[name].get(key) for name in names)
         table.add_row(key.replace("_", " "), *(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-    Console().print(table)
+    console().print(table)

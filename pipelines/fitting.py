@@ -50,7 +50,8 @@ def train(
             nonlocal here
             here += 1
             # The total is a forecast: training ends there unless a better epoch comes first.
-            report(row["epoch"] + 1, end, f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}")
+            note = f"best {monitor} {best[monitor]:.4f} in epoch {best['epoch']}; a better one moves the end"
+            report(row["epoch"] + 1, end, note)
 
         model = build(problem, cell, seed)
         problem = replace(problem, contents={})  # the model has tables of its own: Adam's moments take their place

@@ -15,6 +15,7 @@ from dvc.lock import LockError
 from dvc.repo import Repo, lock_repo
 from dvc.stage import Stage
 
+from befa import config
 from befa.errors import ConfigError, nearest
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,10 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
             forced = {stage.addressing for stage in needed} if force else set(forced)
             return Plan(len(needed), _steps(needed, forced), tuple(o for stage in wanted for o in _outs(stage)))
     except DvcException as error:
-        raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
+        if Path("params.yaml").exists():
+            config.read_params(Path("params.yaml"))  # which says where it is wrong, if it is
+        mend = "mend dvc.yaml, params.yaml or pipelines/cells.yaml"
+        raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend=mend) from None
 
 
 def need_remote() -> None:

@@ -11,21 +11,17 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from befa import config, tables
 from befa.cells import Cell, training_stage
 from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
 from befa.recommendation import SCHEMA, TrainedRun
+from pipelines import item_lists
+from pipelines.item_lists import Ranked, describer
 from pipelines.progress import progress
 
 log = logging.getLogger(__name__)
-
-TITLE_CELLS = 48
-"""Of the terminal that a title may take; a Chinese character takes two."""
 
 Write = Callable[[pa.Table], None]
 
@@ -51,31 +47,34 @@ def folder_of(layout: Layout, run: Path | None, names: Mapping[str, str | None])
     return folder
 
 
+def users_in(path: Path) -> list[str]:
+    """Raw user ids from a file, one a line. Raises ConfigError where there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise ConfigError(f"users cannot be read ({error.strerror})", where=path, mend="name a text file") from None
+    except UnicodeDecodeError:
+        raise ConfigError("not a text in UTF-8", where=path, mend="write one raw user id a line") from None
+    users = [line.strip() for line in lines if line.strip()]
+    if not users:
+        raise ConfigError("no user is named", where=path, mend="write one raw user id a line")
+    return users
+
+
 def show(
     layout: Layout, folder: Path, users: Sequence[str], *, k: int, seed: int | None = None, include_known: bool = False
 ) -> None:
     """Prints the `k` best items of each user as a table. Raises what `TrainedRun` raises."""
     if not users:
-        raise ConfigError("no user is named", mend="give --user, or --output for the lists of all users")
+        raise ConfigError("no user is named", mend="give --user or --users, or --output for the lists of all users")
     run, users = _opened(layout, folder, seed), list(dict.fromkeys(users))
-    cell, described = run.cell, _describer(layout, run.cell.dataset)
+    cell, described = run.cell, describer(layout, run.cell.dataset)
     chunks = run.recommend(run.rows(users), k, include_known=include_known)
     found = [row for chunk in chunks for row in described(chunk).to_pylist()]
     by = f"{cell.model}+{cell.adapter}, {cell.dataset}, {cell.encoder} features, seed {run.seed}"
     for user in users:
-        # Text, not str: square brackets in a title are no markup.
-        shown = Table(title=Text(f"For user {user}, by {by}"))
-        shown.add_column("rank", justify="right", no_wrap=True)
-        shown.add_column("score", justify="right", no_wrap=True)
-        shown.add_column("item", no_wrap=True)
-        shown.add_column("title", overflow="fold")
-        shown.add_column("picture", overflow="fold")
-        for row in (row for row in found if row["user"] == user):
-            title = Text(" ".join((row["title"] or "-").split()))
-            title.truncate(TITLE_CELLS, overflow="ellipsis")
-            item, picture = Text(row["item"]), Text(row["picture"] or "-")
-            shown.add_row(str(row["rank"]), f"{row['score']:.4f}", item, title, picture)
-        Console().print(shown)
+        rows = (Ranked(*(row[name] for name in Ranked._fields)) for row in found if row["user"] == user)
+        item_lists.show(f"For user {user}, by {by}", "score", rows)
 
 
 def write(
@@ -100,7 +99,7 @@ def write(
     run = _opened(layout, folder, seed)
     rows = run.rows(list(dict.fromkeys(users))) if users else run.known_users
     chunks, done = run.recommend(rows, k, include_known=include_known), 0
-    described = _describer(layout, run.cell.dataset)
+    described = describer(layout, run.cell.dataset)
     schema = pa.schema([*SCHEMA, ("title", pa.string()), ("picture", pa.string())], metadata=run.about)
     with (
         tables.whole(output) as part,
@@ -138,26 +137,6 @@ def _opened(layout: Layout, folder: Path, seed: int | None) -> TrainedRun:
     run = TrainedRun.open(layout, folder, seed)
     torch.set_num_threads(run.cell.training.threads)  # as evaluation: the same sums
     return run
-
-
-def _describer(layout: Layout, dataset: str) -> Callable[[pa.Table], pa.Table]:
-    """Adds to recommendations the items' titles and their pictures' references (paths below data/), null without."""
-    # Not by pipelines.encoding, which loads every kind of encoder: seconds.
-    items, pictures = layout.items(dataset), layout.references(dataset)
-    if pictures.is_file():
-        shown = tables.read_table(pictures, ["item", "image"])
-    else:  # a machine that serves need not have them
-        log.info("no pictures are named: %s is not there (dvc pull media@%s)", pictures, dataset)
-        shown = pa.table({"item": pa.array([], pa.string()), "image": pa.array([], pa.string())})
-    sources = (("title", tables.read_table(items, ["item", "text"]), "text"), ("picture", shown, "image"))
-
-    def described(found: pa.Table) -> pa.Table:
-        for name, table, column in sources:
-            place = pc.index_in(found["item"], value_set=table["item"].cast(pa.string()))
-            found = found.append_column(name, table[column].cast(pa.string()).take(place))
-        return found
-
-    return described
 
 
 @contextmanager

@@ -1,43 +1,23 @@
 """What an encoder takes for alike: the items nearest to an item, or to a text, on the terminal."""
 
-import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from befa import config, search, tables
 from befa.errors import ConfigError, DataError, EncoderError, FeatureError, nearest, nearest_id
-from befa.feature_store import ENCODED, Modality, metadata_of, stage
-from befa.paths import Layout
+from befa.feature_store import ENCODED, Modality, identity_text, metadata_of, stage
+from befa.paths import Layout, stage_of
 from befa.search import Index
-from pipelines.encoding import configured, item_table, loaded, picture_table
+from pipelines import item_lists
+from pipelines.encoding import configured, loaded
+from pipelines.item_lists import Ranked, describer
 
 log = logging.getLogger(__name__)
-
-TITLE_CELLS = 48
-"""Of the terminal that a title may take; a Chinese character takes two."""
-
-
-@dataclass(frozen=True)
-class Similar:
-    """One line of the answer."""
-
-    rank: int
-    cosine: float
-    item: str
-    title: str
-    """The item's text, whole; empty where it has none."""
-    picture: str
-    """Its picture's reference, a path below data/; empty where it has none."""
 
 
 def run(
@@ -49,7 +29,7 @@ def run(
     text: str | None = None,
     by: Modality = "image",
     k: int = 10,
-) -> list[Similar]:
+) -> list[Ranked]:
     """The `k` items whose `by` vectors (image, text) are nearest to that of `item`, or to that of the words `text`.
 
     The item itself is left out. The index is kept below data/indexes/ and follows the feature store. Raises ConfigError
@@ -70,6 +50,8 @@ def run(
     if text is not None and "text" not in towers:
         raise EncoderError(f"encoder {encoder} has no text tower", mend="search with an item, or take another encoder")
     path = layout.features(dataset, encoder, by)
+    if not path.exists():
+        _require_listed(layout, dataset, encoder, path)
     index = search.open_or_build(
         path, layout.index(dataset, encoder, by), dataset=dataset, encoder=encoder, modality=by
     )
@@ -82,10 +64,10 @@ def run(
         query_1d = _encoded(text, loaded(layout, dataset, encoder), path)
         scores, [items] = index.nearest(query_1d, k)
         cosines = scores[0]
-    titles = _column(item_table(layout, dataset), "text", items)
-    pictures = _column(picture_table(layout, dataset)[0], "image", items)
-    rows = zip(cosines.tolist(), items, titles, pictures, strict=True)
-    return [Similar(rank, *row) for rank, row in enumerate(rows, start=1)]
+    described = describer(layout, dataset)(pa.table({"item": pa.array(items, pa.string())})).to_pylist()
+    return [
+        Ranked(rank, score, **row) for rank, (score, row) in enumerate(zip(cosines.tolist(), described, strict=True), 1)
+    ]
 
 
 def show(
@@ -101,22 +83,19 @@ def show(
     """Prints what `run` finds, as a table."""
     found = run(dataset, encoder, layout=layout, item=item, text=text, by=by, k=k)
     if item is not None:
-        [words] = _column(item_table(layout, dataset), "text", [item])
-        sought = f"item {item} {_shortened(words)}".rstrip()
+        [row] = describer(layout, dataset)(pa.table({"item": [item]})).to_pylist()
+        sought = f"item {item} {item_lists.shortened(row['title'])}".rstrip()
     else:
         sought = f'"{text}"'
-    # Text, not str: square brackets in a title are no markup.
-    shown = Table(title=Text(f"Nearest to {sought}, {by}s of {dataset} by {encoder}"))
-    shown.add_column("rank", justify="right", no_wrap=True)
-    shown.add_column("cosine", justify="right", no_wrap=True)
-    shown.add_column("item", no_wrap=True)
-    shown.add_column("title", overflow="fold")
-    shown.add_column("picture", overflow="fold")
-    for row in found:
-        shown.add_row(
-            str(row.rank), f"{row.cosine:.4f}", Text(row.item), _shortened(row.title) or "-", Text(row.picture or "-")
-        )
-    Console().print(shown)
+    item_lists.show(f"Nearest to {sought}, {by}s of {dataset} by {encoder}", "cosine", found)
+
+
+def _require_listed(layout: Layout, dataset: str, encoder: str, path: Path) -> None:
+    """Raises FeatureError where the graph has no stage that would make the features."""
+    listed = config.block(config.read_params(layout.cells), "encodings", where=str(layout.cells))
+    if f"{dataset}-{encoder}" not in listed:
+        mend = f"python -m pipelines add-cells {dataset} {encoder}, then dvc repro {stage_of(path)}"
+        raise FeatureError("no features", where=path, mend=mend)
 
 
 def _require_vector(item: str, index: Index, path: Path, by: Modality) -> None:
@@ -146,22 +125,9 @@ def _encoded(text: str, network: Any, path: Path) -> np.ndarray:
 def _require_same_space(encoder: Any, path: Path) -> None:
     """Raises FeatureError when the store's vectors are by other weights: their cosines with a text mean nothing."""
     metadata = metadata_of(tables.read_table(path, ["item"]))
-    if metadata["encoder_identity"] != json.dumps(dict(encoder.identity), sort_keys=True):
+    if metadata["encoder_identity"] != identity_text(encoder.identity):
         raise FeatureError(
             "the vectors are by other weights than the encoder has now",
             where=path,
             mend=f"run dvc repro {stage(metadata['dataset'], metadata['encoder'], metadata['modality'])}",
         )
-
-
-def _column(table: pa.Table, name: str, items: Sequence[str]) -> list[str]:
-    """The column `name` of `items`, joined by id; empty where there is none."""
-    rows = pc.index_in(pa.array(items, pa.string()), value_set=table["item"].cast(pa.string()))
-    return [value or "" for value in table[name].cast(pa.string()).take(rows).to_pylist()]
-
-
-def _shortened(title: str) -> Text:
-    """A title on one line of TITLE_CELLS, with an ellipsis where it is cut."""
-    text = Text(" ".join(title.split()))
-    text.truncate(TITLE_CELLS, overflow="ellipsis")
-    return text

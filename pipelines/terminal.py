@@ -1,10 +1,20 @@
 """Tables of text on the terminal."""
 
+import os
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 
 from rich.console import Console
 from rich.table import Table
+
+WIDE = 240
+"""Columns of a table that is not for a terminal, so that nothing is folded that another program reads."""
+
+
+def console() -> Console:
+    """Where tables are printed; COLUMNS of the environment goes first."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 
 
 def show(
@@ -25,4 +35,4 @@ def show(
         shown.add_column(name, justify="left" if place < left else "right")
     for row, following in pairwise([*rows, [None]]):
         shown.add_row(*row, end_section=sections and row[0] != following[0])
-    Console().print(shown)
+    console().print(shown)

@@ -26,6 +26,8 @@ def test_the_table_of_befa_has_a_line_of_the_dataset(tmp_path):
     layout.params.write_text(text.replace("\n  microlens_titles: {encoder: minilm}\n", "\n"))
     assert not line().there
     assert line().mend == "add `microlens_titles: {encoder: minilm}` to it"
+    layout.params.write_text(text.replace("microlens_titles: {encoder: minilm}", "microlens_titles: {encoder: minlm}"))
+    assert not line().there
 
 
 def test_every_key_that_dvc_watches_must_be_there(tmp_path):

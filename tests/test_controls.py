@@ -11,6 +11,7 @@ from befa.adapters.befa import BeFA
 from befa.cells import Cell, FeaturesConfig, load_problem
 from befa.checkpoints import load_trained, read
 from befa.controls import controlled
+from befa.errors import ConfigError
 from befa.paths import Layout
 from befa.rng import numpy_stream, stream
 from pipelines.stages import train
@@ -183,3 +184,28 @@ def test_the_base_and_its_control_differ_in_the_tables_alone(tmp_path):
     assert again.keys() == fixed.keys()
     assert all(torch.equal(again[name], fixed[name]) for name in again)
     assert any(not torch.equal(state[name], fixed[name]) for name in fixed)
+
+
+@pytest.mark.parametrize("control", ["befa_fixed", "random_features", "shuffled_features", "constant_gate"])
+def test_a_misspelt_modality_is_told(tmp_path):
+    layout = small_project(tmp_path)
+    tables.write_json(layout.given("small"), {"audio": {}})
+    with pytest.raises(
+        ConfigError, match=r"unknown modality 'audi' in features\.small\.modalities.*did you mean 'audio'"
+    ):
+        load_problem(layout, small_cell(features=FeaturesConfig(modalities=("audi",))), 1)
+
+
+def test_a_control_hands_the_ids_their_gradient(control):
+    adapter = ADAPTERS[control](ADAPTERS[control].Config(), 8, rng=stream(0, "adapter"))
+    ids = torch.randn(5, 8, generator=stream(1, "ids")).requires_grad_()
+    adapter(torch.ones(5, 8), ids, rng=stream(0, "noise")).sum().backward()
+    assert ids.grad.all()
+
+
+def test_each_control_states_its_features():
+    stated = {name: kind.features for name, kind in ADAPTERS.items() if kind.features != "given"}
+    assert stated == {
+        "constant_gate": "unused", "random_features": "random", "shuffled_features": "shuffled",
+        "none_fixed": "fixed", "befa_fixed": "fixed",
+    }  # fmt: skip

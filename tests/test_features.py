@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from befa import features, tables
+from befa import feature_store, features, tables
 from befa.encoders.clip_config import OpenClipConfig
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.encoding import LocalEngine
@@ -339,3 +339,80 @@ def test_a_mended_picture_is_taken_up(tmp_path, items, catalogue, encoder):
             Image.new("RGB", (64, 64), "red").save(member, "JPEG")
     coverage = images(path, items, raw, encoder)
     assert (coverage["corrupt"], coverage["encoded"], coverage["copied"]) == (0, 1, 37)
+
+
+def test_vectors_of_a_slice_are_its_own():
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    column = pa.chunked_array([feature_store.vector_column(x, np.ones(4, dtype=bool))])
+    assert np.array_equal(feature_store.vectors(column.slice(2)), x[2:])
+    two = pa.chunked_array([*column.chunks, *column.slice(1, 2).chunks])
+    assert np.array_equal(feature_store.vectors(two), np.concatenate([x, x[1:3]]))
+
+
+def test_given_vectors_have_each_id_once(tmp_path):
+    from befa.errors import FeatureError
+
+    with pytest.raises(FeatureError, match="1 item ids occur more than once in the ids of 'audio'"):
+        feature_store.write_given(
+            tmp_path / "x.parquet",
+            pa.chunked_array([["a"]]),
+            ["a", "a"],
+            np.ones((2, 3)),
+            dataset="small",
+            modality="audio",
+        )
+
+
+def test_given_vectors_meet_their_items_by_id(tmp_path):
+    values = np.arange(1, 9, dtype=np.float32).reshape(4, 2)
+    values[1] = 0
+    counts = feature_store.write_given(
+        tmp_path / "x.parquet",
+        pa.chunked_array([["d", "b", "a", "e", "c"]]),
+        ["c", "d", "other", "a"],
+        values,
+        dataset="small",
+        modality="audio",
+    )
+    assert counts == {"items": 5, "ok": 2, "missing": 2, "corrupt": 1, "dimension": 2}
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [row["item"] for row in rows] == ["a", "b", "c", "d", "e"]
+    assert [row["status"] for row in rows] == ["ok", "missing", "ok", "corrupt", "missing"]
+    assert [row["vector"] and np.frombuffer(row["vector"], "<f4").tolist() for row in rows] == [
+        [7, 8],
+        None,
+        [1, 2],
+        None,
+        None,
+    ]
+    assert [row["reason"] for row in rows] == [None, "no vector", None, "not finite, or zero", "no vector"]
+
+
+def test_given_rows_that_are_no_direction_are_corrupt(tmp_path):
+    values = np.array([[0, 5], [0, 0], [np.nan, 1], [np.inf, 1], [1, 2]], dtype=np.float64)
+    ids = list("abcde")
+    feature_store.write_given(
+        tmp_path / "x.parquet", pa.chunked_array([ids]), ids, values, dataset="small", modality="audio"
+    )
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [row["status"] for row in rows] == ["ok", "corrupt", "corrupt", "corrupt", "ok"]
+    assert [row["source_sha256"] is None for row in rows] == [False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "key", ["schema_version", "modality", "encoder_identity", "preprocessing", "normalised", "precision", "dimension"]
+)
+def test_a_store_of_another_making_is_encoded_again(tmp_path, items, encoder, key):
+    path = tmp_path / "t.parquet"
+    texts(path, items, encoder)
+    table = pq.read_table(path)
+    metadata = {name.decode(): value.decode() for name, value in table.schema.metadata.items()}
+    assert texts(path, items, encoder)["encoded"] == 0
+    tables.write_table(path, table, metadata | {key: "another"})
+    assert texts(path, items, encoder)["copied"] == 0
+
+
+def test_the_identity_of_a_vector_is_whole():
+    assert set(features.IDENTITY) == {
+        "schema_version", "modality", "encoder_identity", "preprocessing", "normalised", "precision", "dimension"
+    }  # fmt: skip

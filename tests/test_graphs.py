@@ -212,3 +212,8 @@ def test_a_constant_graph_keeps_the_gradient_of_earlier_products():
 
 def test_the_graphs_are_no_part_of_a_state():
     assert not graphs.cosine_graph(content(4, 3), 2, name="image").state_dict()
+
+
+def test_epsilon_is_added_to_the_degrees():
+    weights = graphs.edge_weights(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1]), 2, 2, epsilon=0.5)
+    torch.testing.assert_close(weights, torch.tensor([2.5 * 1.5, 2.5 * 2.5, 1.5 * 2.5]).rsqrt())

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from befa import layers
 from befa.layers import dropout, relu_dropout
 from befa.rng import stream
 
@@ -48,3 +49,17 @@ def test_relu_dropout_is_worked_in_blocks_without_a_seam(monkeypatch):
     monkeypatch.setattr("befa.layers.BLOCK", 8)
     x = relu_dropout(torch.ones(13, 3), 0.5, rng=stream(0, "d"), training=True)
     assert set(x.unique().tolist()) == {0, 2}
+
+
+def test_layers_start_within_torchs_bounds():
+    rng = stream(0, "init")
+    layer = layers.linear(100, 400, rng=rng)
+    for x in (layer.weight, layer.bias):
+        assert x.abs().max().item() == pytest.approx(0.1, rel=0.01)
+        assert x.mean().item() == pytest.approx(0, abs=0.01)
+    xavier = layers.linear(100, 400, rng=rng, xavier=True)
+    assert xavier.weight.std().item() == pytest.approx((2 / 500) ** 0.5, rel=0.02)
+    assert xavier.weight.abs().max() > 3 * (2 / 500) ** 0.5  # normal, not uniform
+    assert xavier.bias.abs().max().item() == pytest.approx(0.1, rel=0.01)
+    table = layers.table(400, 100, rng=rng)
+    assert table.abs().max().item() == pytest.approx((6 / 500) ** 0.5, rel=0.01)

@@ -114,3 +114,9 @@ def test_a_gpu_finds_the_same(monkeypatch):
     monkeypatch.setattr(neighbours, "SMALL", 0)
     for values in (rows_of(3000, 64), hostile()):
         assert torch.equal(nearest(values.cuda(), 10).cpu(), nearest(values, 10))
+
+
+def test_a_row_that_asks_for_its_gradient_has_neighbours(monkeypatch):
+    monkeypatch.setattr(neighbours, "SMALL", 0)
+    x = torch.randn(100, 4, generator=stream(0, "rows"))
+    assert torch.equal(neighbours.nearest(x.clone().requires_grad_(), 3), neighbours.nearest(x, 3))

@@ -310,7 +310,7 @@ def test_bad_input_is_one_error_and_exit_code_1(project, words, says):
         (
             "    monitor: recall@20\n  hm",
             "    monitor: recall@21\n  hm",
-            "unknown metric 'recall@21' in training.monitor",
+            "'training.demo.monitor' is \"recall@21\": unknown metric; did you mean 'recall@20'",
         ),
         ("max_missing: 0.2", "max_missing: 0.001", "of items have no vector (allowed"),
     ],

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from befa.errors import TrainingError
 from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
 from befa.ranking import products, rank, scorer, top_items
 
@@ -109,3 +110,42 @@ class Scores(torch.nn.Module):
 def test_vectors_and_scores_are_two_forms_of_the_same():
     asked = torch.tensor([2, 0])
     assert scorer(Vectors())(asked).tolist() == scorer(Scores())(asked).tolist() == [[2, 5, 8, 11], [0, 3, 6, 9]]
+
+
+def test_interactions_are_sorted_by_user_then_item():
+    found = Interactions.of(np.array([1, 0, 0]), np.array([2, 3, 1]), 3)
+    assert found.offsets.tolist() == [0, 2, 3, 3]
+    assert found.items_E.tolist() == [1, 3, 2]
+
+
+def test_the_sha_of_interactions_is_of_users_and_items():
+    pairs = [([0, 1], [1, 2]), ([0, 0], [1, 2]), ([0, 1], [1, 3])]
+    assert len({Interactions.of(np.array(u), np.array(i), 2).sha256 for u, i in pairs}) == 3
+
+
+@pytest.mark.parametrize(
+    ("top", "items"),
+    [([2, -1], [2, 0]), ([3, 0], [4, 5]), ([5, 0], [3, 1])],
+    ids=["no candidate left", "a positive beyond the ranked", "a ranked one beyond the positives"],
+)
+def test_a_hit_is_the_users_own(top, items):
+    positives = Interactions.of(np.arange(2), np.array(items), 2)
+    found = metrics_per_user(np.array(top)[:, None], np.arange(2), positives, (1,))
+    assert found["recall@1"].tolist() == [float(t == i) for t, i in zip(top, items, strict=True)]
+
+
+def test_more_items_than_scores_in_a_chunk(monkeypatch):
+    from befa.ranking import chunks
+
+    monkeypatch.setattr("befa.ranking.SCORES_PER_CHUNK", 10)
+    assert [part.tolist() for part in chunks(np.arange(2), 23)] == [[0], [1]]
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_best_score_that_is_no_number_is_told(number):
+    from befa.ranking import rank
+
+    scores = torch.zeros(2, 9)
+    scores[1, 3] = number
+    with pytest.raises(TrainingError, match="scores are not finite"):
+        rank(lambda users_B: scores[users_B], 9, np.arange(2), [], 3)

@@ -276,3 +276,102 @@ def test_vectors_are_exported_both_or_none(made, tmp_path):
     with pytest.raises(ConfigError, match=r"a folder is where a file is to be in .*users\.parquet"):
         recommend.export(made, made.run(*NAMES), tmp_path)
     assert not (tmp_path / "items.parquet").exists()
+
+
+def test_seed_0_is_a_seed(tmp_path):
+    layout = small_project(tmp_path, seeds=(1, 0), epochs=1)
+    train.run(*NAMES, layout)
+    assert TrainedRun.open(layout, layout.run(*NAMES), 0).seed == 0
+
+
+def test_lists_of_another_seed_and_with_what_is_known(made, tmp_path, capsys):
+    folder, path = made.run(*NAMES), tmp_path / "lists.parquet"
+    recommend.write(made, folder, path, USERS[:2], k=100, seed=1, include_known=True)
+    table = pq.read_table(path)
+    assert table.schema.metadata[b"seed"] == b"1"
+    assert len(table) == 2 * len(ITEMS)
+    recommend.show(made, folder, USERS[:1], k=100, seed=1, include_known=True)
+    shown = capsys.readouterr().out
+    assert "seed 1" in shown
+    assert all(item in shown for item in ITEMS)
+
+
+def test_one_item_may_be_asked_for(made):
+    run = TrainedRun.open(made, made.run(*NAMES))
+    (table,) = run.recommend(run.rows(USERS[:2]), 1)
+    assert table["rank"].to_pylist() == [1, 1]
+
+
+def test_users_may_stand_in_a_file(tmp_path):
+    (tmp_path / "users.txt").write_text(f"{USERS[2]}\n\n  {USERS[0]}  \n", encoding="utf-8-sig", newline="\r\n")
+    assert recommend.users_in(tmp_path / "users.txt") == [USERS[2], USERS[0]]
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    errors = (("none", "no user is named"), ("bytes", "not a text in UTF-8"), ("absent", "users cannot be read"))
+    for name, says in errors:
+        with pytest.raises(ConfigError, match=rf"{says}.* in .*{name}\.txt; "):
+            recommend.users_in(tmp_path / f"{name}.txt")
+
+
+def test_a_user_who_is_named_twice_is_shown_once(made, capsys):
+    recommend.show(made, made.run(*NAMES), [USERS[4], USERS[4]], k=2)
+    assert capsys.readouterr().out.count(f"For user {USERS[4]}") == 1
+
+
+def test_titles_are_shown_as_they_are_on_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    layout = small_project(tmp_path, epochs=1)
+    path = layout.filtered("small") / "items.parquet"
+    table = tables.read_table(path)
+    texts = [f"[red]a\n  title[/red] {'x' * 60}"] * len(table)
+    tables.write_table(path, table.set_column(table.column_names.index("text"), "text", [texts]))
+    train.run(*NAMES, layout)
+    recommend.show(layout, layout.run(*NAMES), USERS[:1], k=1)
+    shown = capsys.readouterr().out
+    assert f"[red]a title[/red] {'x' * 28}…" in shown
+    assert "x" * 29 not in shown
+
+
+def test_a_folder_with_fewer_names_than_a_run_is_no_run(tmp_path, monkeypatch):
+    layout = small_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    none = dict.fromkeys(("dataset", "encoder", "model", "adapter"))
+    with pytest.raises(DataError, match="no trained run in other; name a folder such as"):
+        recommend.folder_of(layout, Path("other"), none)
+
+
+def test_a_relative_path_names_a_run_too(tmp_path, monkeypatch):
+    layout = small_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    none = dict.fromkeys(("dataset", "encoder", "model", "adapter"))
+    with pytest.raises(DataError, match=r"no trained run in .*; run dvc repro train@small-made-bm3-befa"):
+        recommend.folder_of(layout, layout.run(*NAMES).relative_to(tmp_path), none)
+
+
+def test_a_user_of_one_training_interaction_has_a_list(tmp_path, caplog):
+    layout = small_project(tmp_path, epochs=1)
+    split = tables.read_table(layout.split("small"))
+    user, names = np.array(split["user_index"]), np.array(split["split"])
+    rows = np.flatnonzero((user == 0) & (names == "train"))
+    names[rows[1:]] = "test"
+    names[user == 1] = "test"
+    tables.write_table(layout.split("small"), split.set_column(2, "split", [names.tolist()]))
+    train.run(*NAMES, layout)
+    run = TrainedRun.open(layout, layout.run(*NAMES))
+    assert run.rows(["user00"]).tolist() == [0]
+    with caplog.at_level("INFO", "befa"):
+        assert len(run.known_users) == len(USERS) - 1
+    assert "1 users without a training interaction are left out" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_vectors_that_are_not_finite_are_told_on_either_side(made, broken):
+    run = TrainedRun.open(made, made.run(*NAMES))
+    vectors = [torch.ones(len(USERS), 2), torch.ones(len(ITEMS), 2)]
+    vectors[broken][0, 0] = torch.nan
+    with torch.no_grad():
+        run.model.user_item_vectors = lambda: tuple(vectors)
+    with pytest.raises(TrainingError, match="vectors are not finite"):
+        run.vectors()

@@ -301,3 +301,89 @@ def test_a_checkpoint_of_other_data_or_none_is_an_error(tmp_path):
         patch.setattr(checkpoints, "load_problem", lambda *_: one_less)
         with pytest.raises(TrainingError, match="trained on another split, or on other features"):
             checkpoints.load_trained(layout, folder, cell, 1)
+
+
+def test_identity_knows_data_code_and_version(monkeypatch):
+    known = identity("data", small_cell(), 1, "cpu")
+    assert identity("other", small_cell(), 1, "cpu") != known
+    monkeypatch.setattr(torch, "__version__", "0.0")
+    assert identity("data", small_cell(), 1, "cpu") != known
+    monkeypatch.undo()
+    monkeypatch.setattr(resuming, "code_sha256", lambda: "other")
+    assert identity("data", small_cell(), 1, "cpu") != known
+
+
+def test_the_code_is_every_module_of_befa(monkeypatch):
+    read = []
+    monkeypatch.setattr(resuming.Path, "read_bytes", lambda path: read.append(path.name) or b"")
+    resuming.code_sha256.__wrapped__()
+    assert {"adam.py", "mgcn.py", "constant_gate.py", "clip_model.py"} <= set(read)
+
+
+def test_the_code_sha_is_of_the_contents(monkeypatch):
+    found = []
+    for content in (b"one", b"two"):
+        monkeypatch.setattr(resuming.Path, "read_bytes", lambda path, content=content: content)
+        found.append(resuming.code_sha256.__wrapped__())
+    assert found[0] != found[1]
+
+
+def test_the_epochs_of_a_training_are_those_trained_here(tmp_path):
+    from pipelines import fitting
+
+    layout = small_project(tmp_path, epochs=6)
+    cell = Cell.from_params(__import__("befa.config").config.read_params(layout.params), *NAMES)
+
+    def killed(self, *given):
+        save(self, *given)
+        if len(given[3]) == 4:
+            raise KeyboardInterrupt
+
+    save = Saved.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resuming, "LARGEST_SHARE", float("inf"))
+        patch.setattr(Saved, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fitting.train(layout, cell, 1, "cpu", lambda made_of: Saved(tmp_path / "1.safetensors", made_of, every=0.0))
+    kept = tmp_path / "1.safetensors"
+    _, _, left = fitting.train(layout, cell, 1, "cpu", lambda made_of: Saved(kept, made_of, every=0.0))
+    assert (len(left.fitted.history), left.epochs) == (6, 2)
+
+
+def test_a_folder_that_cannot_be_made_does_not_end_the_training(tmp_path, caplog):
+    problem, valid = small_problem()
+    cell = small_cell("bpr", "none", training=TrainingConfig(epochs=2, batch_size=32))
+    (tmp_path / "file").write_text("")
+    fitted = fit(
+        build(problem, cell, 1),
+        problem,
+        valid,
+        cell,
+        1,
+        saved=Saved(tmp_path / "file/1.safetensors", "this", every=0.0),
+    )
+    assert len(fitted.history) == 2
+    assert "training goes on, but would not be taken up after a kill" in caplog.text
+
+
+def test_training_is_identified_by_its_data(tmp_path):
+    from befa import config
+    from pipelines import fitting
+
+    layout, asked = small_project(tmp_path, epochs=1), []
+    cell = Cell.from_params(config.read_params(layout.params), *NAMES)
+    _, _, found = fitting.train(layout, cell, 1, "cpu", lambda made_of: asked.append(made_of))
+    assert asked == [identity(found.data_sha256, cell, 1, "cpu")]
+
+
+def test_the_log_tells_the_best_epochs_value(tmp_path, monkeypatch, caplog):
+    from befa import config
+    from befa.training import Fitted
+    from pipelines import fitting
+
+    layout = small_project(tmp_path)
+    history = [{"epoch": 0, "recall@20": 0.5}, {"epoch": 1, "recall@20": 0.25}]
+    monkeypatch.setattr(fitting, "fit", lambda *_: Fitted({}, 0, history))
+    with caplog.at_level("INFO"):
+        fitting.train(layout, Cell.from_params(config.read_params(layout.params), *NAMES), 1, "cpu", lambda _: None)
+    assert "best epoch 0 of 2: recall@20 0.5000" in caplog.text

@@ -244,7 +244,7 @@ def test_an_index_is_built_again_when_its_store_changes_and_only_then(tmp_path, 
     vectors = np.random.default_rng(3).normal(size=(60, 8))
     write_store(tmp_path / "audio.parquet", vectors)
     first = opened(tmp_path)
-    assert first.features_sha256 == search.file_sha256(tmp_path / "audio.parquet")
+    assert first.features_sha256 == tables.sha256_of(tmp_path / "audio.parquet")
     assert opened(tmp_path).neighbours("i0", 5)[1] == first.neighbours("i0", 5)[1]
     write_store(tmp_path / "audio.parquet", vectors)  # the same bytes again
     opened(tmp_path)

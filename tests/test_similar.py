@@ -75,11 +75,11 @@ def test_an_items_neighbours_are_by_falling_cosine_and_not_itself(made, by):
     item = of_status(made, "ok")["item"]
     rows = ask(made, item=item, by=by, k=7)
     assert [row.rank for row in rows] == [1, 2, 3, 4, 5, 6, 7]
-    assert [row.cosine for row in rows] == sorted((row.cosine for row in rows), reverse=True)
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
     assert item not in {row.item for row in rows}
     titles = dict(zip(*pq.read_table(made.filtered("demo") / "items.parquet").to_pydict().values(), strict=True))
     for row in rows:
-        assert row.title == (titles[row.item] or "")
+        assert row.title == titles[row.item]
         if by == "image":
             assert (made.data / row.picture.partition(".zip")[0]).with_suffix(".zip").exists()
             assert row.picture.endswith(f"{row.item}.jpg")
@@ -95,12 +95,12 @@ def test_only_items_with_a_vector_are_found(made):
 def test_words_find_items_by_the_text_tower(made, by):
     rows = ask(made, text="red circle", by=by, k=5)
     assert len(rows) == 5
-    assert [row.cosine for row in rows] == sorted((row.cosine for row in rows), reverse=True)
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
 
 
 def test_an_items_own_title_finds_it_among_texts(made):
     first = ask(made, text=CHINESE, by="text", k=1)
-    assert (first[0].title, first[0].cosine) == (CHINESE, pytest.approx(1.0, abs=1e-6))
+    assert (first[0].title, first[0].score) == (CHINESE, pytest.approx(1.0, abs=1e-6))
 
 
 def test_the_index_is_kept_below_data_indexes_and_follows_the_features(project):
@@ -143,7 +143,7 @@ def test_the_table_says_what_was_asked_and_what_was_found(made, capsys, monkeypa
     assert f"item {item}" in shown
     for row in ask(made, item=item, k=3):
         [line] = [line for line in shown.splitlines() if f" {row.item} " in line and "│" in line]
-        assert f"{row.cosine:.4f}" in line
+        assert f"{row.score:.4f}" in line
         assert row.picture in line
 
 

@@ -144,3 +144,41 @@ def test_a_split_of_another_program_may_have_any_order_and_no_pair_twice(tmp_pat
     tables.write_table(path, pa.concat_tables([table, again]))
     with pytest.raises(DataError, match=r"user_index 1 has item_index 0 twice .*hm\.parquet; keep one of them"):
         splits.check(path, users, items)
+
+
+def test_global_time_rounds_its_shares():
+    from befa.datasets import SplitConfig
+
+    rows = {
+        "user_index": pa.array([0] * 16, pa.int32()),
+        "item_index": pa.array(range(16), pa.int32()),
+        "time": pa.array(range(16), pa.int64()),
+    }
+    table = splits.split(pa.table(rows), SplitConfig(rule="global_time"))
+    assert table["split"].to_pylist() == ["train"] * 12 + ["valid"] * 2 + ["test"] * 2
+
+
+def test_a_rule_draws_for_itself():
+    from befa.datasets import SplitConfig
+    from befa.splits import split
+
+    rows = {
+        "user_index": pa.array(np.repeat(range(20), 12), pa.int32()),
+        "item_index": pa.array(list(range(12)) * 20, pa.int32()),
+        "time": pa.array([0] * 240, pa.int64()),
+    }
+    held = [
+        {
+            (r["user_index"], r["item_index"])
+            for r in split(pa.table(rows), SplitConfig(rule=rule)).to_pylist()
+            if r["split"] != "train"
+        }
+        for rule in ("random", "mmrec")
+    ]
+    assert held[0] != held[1]
+
+
+def test_parts_are_read_by_user_then_item(tmp_path):
+    table = pa.table({"user_index": [1, 0], "item_index": [0, 1], "split": ["train", "train"]})
+    tables.write_table(tmp_path / "x.parquet", table)
+    assert [column.tolist() for column in splits.read(tmp_path / "x.parquet", "train")] == [[0, 1], [1, 0]]

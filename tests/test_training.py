@@ -2,13 +2,15 @@
 
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
-from befa import config
+from befa import config, training
+from befa.adam import Adam
 from befa.adapters import ADAPTERS
 from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig, build
 from befa.errors import ConfigError, DataError, TrainingError
@@ -18,6 +20,7 @@ from befa.problem import Content, Problem
 from befa.training import EarlyStopping, fit, validate
 from pipelines import __main__ as commands
 
+ROOT = Path(__file__).parent.parent
 N_USERS, N_ITEMS = 20, 16
 
 
@@ -142,14 +145,29 @@ def test_a_last_step_that_diverges_names_its_epoch(model):
         trained(cell)
 
 
+def test_a_tuned_host_that_is_none_is_told():
+    params = config.read_params(ROOT / "params.yaml")
+    params["tuned"] = {**params["tuned"], "demo-clip_small-bm4": {"befa": {}}}
+    with pytest.raises(
+        ConfigError, match=r"unknown host below tuned in params\.yaml, 'demo-clip_small-bm4'; did you mean"
+    ):
+        Cell.from_params(params, "demo", "clip_small", "bm3", "befa")
+
+
 def test_an_unknown_metric_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"unknown metric 'recal@20' in training\.monitor; did you mean 'recall@20'"):
-        trained(small_cell(training=TrainingConfig(monitor="recal@20")))
+    says = r"'training\.small\.monitor' is \"recal@20\": unknown metric; did you mean 'recall@20'.* in params\.yaml"
+    with pytest.raises(ConfigError, match=says):
+        config.load({"training": {"small": {"monitor": "recal@20"}}}, "training.small", TrainingConfig)
 
 
 @pytest.mark.parametrize(
     ("seeds", "says"),
-    [([], "at least 1 item"), ([1, 2, 1], "one is given twice"), (1, "valid array"), (["1"], "valid integer")],
+    [
+        ([], "it needs one entry at least"),
+        ([1, 2, 1], "one is given twice"),
+        (1, "a list is wanted"),
+        (["1"], "valid integer"),
+    ],
 )
 def test_seeds_are_a_list_of_different_numbers(seeds, says):
     with pytest.raises(ConfigError, match=rf"'training\.small\.seeds.*{says}"):
@@ -224,3 +242,89 @@ def test_nothing_to_validate_on_is_an_error_before_the_first_epoch():
     with pytest.raises(DataError, match="no user has both training and validation interactions"):
         fit(model, problem, nothing, small_cell(), 1)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_learning_rate_falls_by_decay_in_fifty_epochs(monkeypatch):
+    rates, step = [], Adam.step
+    monkeypatch.setattr(Adam, "step", lambda self: (rates.append(self.learning_rate), step(self))[1])
+    training = TrainingConfig(epochs=3, batch_size=10_000, patience=3)
+    trained(small_cell("bpr", "none", training=training, optimizer=OptimizerConfig(learning_rate=0.01, decay=0.5)))
+    assert rates == pytest.approx([0.01, 0.01 * 0.5 ** (1 / 50), 0.01 * 0.5 ** (2 / 50)], rel=1e-12)
+
+
+@pytest.mark.parametrize("protocol", ["clean", "mmrec"])
+def test_the_protocol_decides_momentum_and_stopping(protocol, monkeypatch):
+    made = []
+    for kind in (Adam, EarlyStopping):
+        real = kind.__init__
+        monkeypatch.setattr(
+            kind,
+            "__init__",
+            lambda self, *given, _real=real, **named: (made.append(named), _real(self, *given, **named))[1],
+        )
+    trained(small_cell("bpr", "none", protocol=protocol))
+    assert made == [{"coasting": protocol == "mmrec"}, {"mmrec": protocol == "mmrec"}]
+
+
+def test_what_is_reported_of_an_epoch(monkeypatch):
+    values = iter([0.1, 0.3, 0.2, 0.4])
+    problem, valid = small_problem()
+    monkeypatch.setattr(training, "validate", lambda *_: {"recall@20": next(values)})
+    reported, cell = [], small_cell("bpr", "none", training=TrainingConfig(epochs=4, batch_size=32, patience=2))
+    fit(
+        build(problem, cell, 1),
+        problem,
+        valid,
+        cell,
+        1,
+        lambda row, best, end: reported.append((row["epoch"], best["epoch"], end)),
+    )
+    assert reported == [(0, 0, 3), (1, 1, 4), (2, 1, 4), (3, 3, 4)]
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_batches():
+    problem, valid = small_problem()
+    cell = small_cell("bpr", "none", training=TrainingConfig(epochs=1, batch_size=32))
+    model, losses = build(problem, cell, 1), []
+    loss = model.loss
+    model.loss = lambda batch, *, rng: (losses.append(loss(batch, rng=rng)), losses[-1])[1]
+    fitted = fit(model, problem, valid, cell, 1)
+    assert len(losses) > 1
+    assert fitted.history[0]["loss"] == pytest.approx(np.mean([x.item() for x in losses]), rel=1e-12)
+
+
+def test_users_that_training_does_not_know_are_not_validated():
+    problem, valid = small_problem()
+    cell = small_cell("bpr", "none")
+    known = problem.users_E != 3
+    fewer = Problem(problem.n_users, problem.n_items, problem.users_E[known], problem.items_E[known], problem.contents)
+    model = build(fewer, cell, 1)
+    others = np.flatnonzero((valid.counts > 0) & (np.arange(problem.n_users) != 3))
+    rows, items = valid.rows(others)
+    assert validate(model, fewer, valid) == validate(
+        model, fewer, Interactions.of(others[rows], items, problem.n_users)
+    )
+
+
+def test_an_infinite_loss_is_told():
+    problem, valid = small_problem()
+    cell = small_cell("bpr", "none")
+    model = build(problem, cell, 1)
+    model.loss = lambda batch, *, rng: model.users.sum() + torch.inf
+    with pytest.raises(TrainingError, match="the loss is inf at epoch 0, batch 0"):
+        fit(model, problem, valid, cell, 1)
+
+
+def test_training_items_are_no_candidates_of_validation():
+    problem, valid = small_problem()
+    # Each user's own training items before all others, then the held-out ones.
+    scores = torch.zeros(problem.n_users, problem.n_items)
+    scores[problem.users_E, problem.items_E] = 2
+    rows, items = valid.rows(np.arange(problem.n_users))
+    scores[rows, items] = 1
+
+    class Known(torch.nn.Module):
+        def scores(self, users_B):
+            return scores[users_B]
+
+    assert validate(Known(), problem, valid)["ndcg@5"] == 1.0

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from PIL import Image
 
-from befa import tables
+from befa import figures
 
 
 def drawable(text: str) -> bool:
@@ -59,5 +59,4 @@ def write(
         # A dollar is escaped: else what stands between two of them is read as mathematics.
         shown = textwrap.fill(title, 30).replace("$", r"\$")
         axes[0].text(0, -0.02, shown, transform=axes[0].transAxes, fontsize=7, va="top", clip_on=False)
-    with tables.whole(path) as part:
-        figure.savefig(part, format="png", dpi=110, metadata={"Software": None})
+    figures.save(figure, path, dpi=110)

@@ -14,7 +14,7 @@ from scipy.spatial.distance import pdist
 from scipy.stats import gaussian_kde
 from torch import nn
 
-from befa import tables
+from befa import figures
 from befa.config import configuration
 from befa.errors import ConfigError, DataError
 from befa.models.base import evaluating
@@ -250,8 +250,7 @@ def draw(path: Path, found: Mapping[str, Mapping[str, Distribution]]) -> None:
             axis.tick_params(labelsize=7)
     grid[1, 0].set_ylim(0, 1.05 * max(density_k.max() for density_k in angles))
     grid[1, 0].set_ylabel("density", fontsize=8)
-    with tables.whole(path) as part:
-        figure.savefig(part, format="png", dpi=200, metadata={"Software": None})
+    figures.save(figure, path, dpi=200)
 
 
 def _plane_density(circle_n2: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "k k"]:

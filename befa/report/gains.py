@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from befa import tables
+from befa import figures
 from befa.report.evidence_tables import METRIC, OVER_BASE
 from befa.report.experiment import NAMES, Experiment
 from befa.report.published import HOSTS
@@ -59,8 +59,7 @@ def draw(path: Path, gains: Mapping[Key, Value], encoder: str) -> None:
         label: handle for axis in panels for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8)
-    with tables.whole(path) as part:
-        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
+    figures.save(figure, path, dpi=150)
 
 
 def _panel(axis: Any, gains: Mapping[tuple[str, str], Value], models: list[str]) -> None:

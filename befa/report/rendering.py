@@ -104,8 +104,7 @@ def write(
             lines=lines,
             legend=LEGEND,
         )
-        with tables.whole(into / name) as part:
-            part.write_text(text, encoding="utf-8")
+        tables.write_text(into / name, text)
     with tables.whole(into / "figures.csv") as part:
         frame(found).to_csv(part, index=False, lineterminator="\n")
 

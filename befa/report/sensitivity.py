@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 from torch import nn
 
-from befa import config, tables
+from befa import config, figures
 from befa.adapters.learned_width import LearnedWidth, LearnedWidthConfig
 from befa.cells import Cell
 from befa.config import configuration
@@ -117,8 +117,7 @@ def draw(path: Path, found: Mapping[str, Any], title: str) -> None:
         axis.set_title(name, fontsize=9)
         axis.set_ylabel(found["metric"], fontsize=9)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
-    with tables.whole(path) as part:
-        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
+    figures.save(figure, path, dpi=150)
 
 
 def _panel(axis: Any, found: Mapping[str, Any], part: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from befa import tables
+from befa import figures
 from befa.tuning import Searched, Tried, TuningConfig
 
 COLOURS = ("#0072b2", "#d55e00")
@@ -72,8 +72,7 @@ def draw(path: Path, found: Mapping[str, Searched], monitor: str) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("trial (0: untuned)")
     axis.set_ylabel(f"{monitor} on validation")
-    with tables.whole(path) as part:
-        figure.savefig(part, format="png", dpi=150, metadata={"Software": None})
+    figures.save(figure, path, dpi=150)
 
 
 def _complete(trial: Tried) -> float:

@@ -1,6 +1,5 @@
 """Stage `download@<dataset>`: the raw files, fetched or generated, and a list of what they are."""
 
-import hashlib
 import shutil
 from pathlib import Path
 
@@ -35,5 +34,4 @@ def run(dataset: str, layout: Layout) -> None:
 
 
 def _described(path: Path) -> dict[str, object]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": tables.sha256_of(path)}

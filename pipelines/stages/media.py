@@ -53,5 +53,5 @@ def run(dataset: str, layout: Layout) -> None:
         if path.stem not in given:
             path.unlink()
     # So that the folder is there, and DVC has an output, where the dataset brings no vectors.
-    tables.write_json(into / "vectors/modalities.json", given)
+    tables.write_json(layout.given(dataset), given)
     tables.write_json(into / "stats.json", {**stats, "vectors": given})

@@ -1,6 +1,7 @@
 """Stage `overlap@<dataset>`: how far its encoders, and image and text, agree on which items are near each other."""
 
-from befa import tables
+from befa import config, tables
+from befa.errors import lookup
 from befa.feature_store import ENCODED
 from befa.paths import Layout
 from befa.report import overlap
@@ -9,11 +10,11 @@ from pipelines.show_overlap import show
 
 def run(dataset: str, layout: Layout) -> None:
     """Prints and stores the table as JSON and Markdown; the encoders are those that the dataset has features of."""
+    lookup(config.block(config.read_params(layout.params), "datasets"), dataset, "dataset")
     encoders = layout.encoders(dataset)
     names = [(encoder, modality) for encoder in encoders for modality in ENCODED]
     stores = {f"{encoder}/{modality}": layout.features(dataset, encoder, modality) for encoder, modality in names}
     result, folder = overlap.table(dataset, stores), layout.report(dataset)
     tables.write_json(folder / "overlap.json", result)
-    with tables.whole(folder / "overlap.md") as part:
-        part.write_text(overlap.markdown(result), encoding="utf-8")
+    tables.write_text(folder / "overlap.md", overlap.markdown(result))
     show(result)

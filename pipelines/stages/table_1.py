@@ -13,6 +13,5 @@ def run(dataset: str, layout: Layout) -> None:
     result = table_1.table(dataset, tables.read_json(layout.certificate(dataset)))
     folder = layout.report(dataset)
     tables.write_json(folder / "table_1.json", result)
-    with tables.whole(folder / "table_1.md") as part:
-        part.write_text(table_1.markdown(result), encoding="utf-8")
+    tables.write_text(folder / "table_1.md", table_1.markdown(result))
     show(result)

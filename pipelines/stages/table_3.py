@@ -14,8 +14,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     }
     table, into = adapters_table(dataset, encoder, found), layout.report(dataset) / encoder
     tables.write_json(into / "table_3.json", table)
-    with tables.whole(into / "table_3.md") as part:
-        part.write_text(markdown(table), encoding="utf-8")
+    tables.write_text(into / "table_3.md", markdown(table))
     header, body = cells(table)
     title, ours = f"Adapters on {dataset}, {encoder} features, test part", slice(2 + len(ADAPTERS) + 1)
     rows = [line[ours] for line in body]

@@ -15,6 +15,5 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     )
     table, into = befa_table(dataset, encoder, base, befa), layout.report(dataset)
     tables.write_json(into / "befa.json", table)
-    with tables.whole(into / "befa.md") as part:
-        part.write_text(markdown(table), encoding="utf-8")
+    tables.write_text(into / "befa.md", markdown(table))
     show(table, into / "befa.md")

@@ -90,3 +90,28 @@ def test_no_adapter_is_left_out():
     files = {module.name for module in pkgutil.iter_modules(befa.adapters.__path__)} - {"base"}
     registered = {inspect.getmodule(kind).__name__.rpartition(".")[2] for kind in ADAPTERS.values()}
     assert files == registered
+
+
+@pytest.mark.parametrize(("width", "inner"), [(0.7, 45), (0.001, 1)])
+def test_the_inner_width_is_rounded(width, inner):
+    assert BeFA(BeFA.Config(width=width), 64, rng=stream(0, "adapter")).decouple.out_features == inner
+
+
+@pytest.mark.parametrize("variant", ["released", "paper"])
+def test_both_hidden_layers_are_dropped_out(variant, monkeypatch):
+    from befa.adapters import befa as module
+
+    rates, real = [], module.relu_dropout
+    monkeypatch.setattr(module, "relu_dropout", lambda x, p, **named: (rates.append(p), real(x, p, **named))[1])
+    adapter = BeFA(BeFA.Config(variant=variant, dropout=0.3), 8, rng=stream(0, "adapter"))
+    adapter(torch.ones(5, 8), torch.ones(5, 8), rng=stream(0, "noise"))
+    assert rates == [0.3, 0.3]
+
+
+def test_the_gate_of_the_paper_variant_hands_the_ids_its_gradient():
+    adapter = BeFA(BeFA.Config(variant="paper", dropout=0.0), 8, rng=stream(0, "adapter")).double()
+    x, ids = torch.randn(2, 5, 8, generator=stream(1, "input"), dtype=torch.float64)
+    ids.requires_grad_()
+    gate = adapter(x, ids, rng=stream(0, "noise")) / ids
+    (grad,) = torch.autograd.grad(gate.sum(), ids)
+    assert grad.abs().amax(1).gt(1e-4).all()

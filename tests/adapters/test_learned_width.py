@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import load, save
 
 from befa import config
+from befa.adapters import ADAPTERS
 from befa.adapters.befa import BeFA
 from befa.adapters.learned_width import LearnedWidth, LearnedWidthConfig
 from befa.errors import ConfigError
@@ -148,3 +149,18 @@ def test_a_start_beyond_the_widest_is_an_error():
     with pytest.raises(ConfigError, match=r"'adapters\.learned_width.*start is 4\.0, more than widest, 2\.0"):
         config.load(params, "adapters.learned_width", LearnedWidthConfig)
     assert build(width=64, widest=2.0, start=2.0).learned_lambda == pytest.approx(1.95, abs=0.05)
+
+
+@pytest.mark.parametrize(("widest", "inner"), [(0.7, 45), (0.001, 1)])
+def test_the_widest_is_rounded(widest, inner):
+    kind = ADAPTERS["learned_width"]
+    adapter = kind(kind.Config(widest=widest, start=widest), 64, rng=stream(0, "adapter"))
+    assert adapter.filter.in_features == inner
+
+
+def test_a_start_at_the_widest_can_be_left():
+    kind = ADAPTERS["learned_width"]
+    adapter = kind(kind.Config(widest=8.0, start=8.0), 8, rng=stream(0, "adapter"))
+    adapter.open_j.sum().backward()
+    assert adapter.theta.isfinite()
+    assert adapter.theta.grad != 0

@@ -19,6 +19,7 @@ from befa.problem import Content, Problem
 from befa.ranking import scorer
 from befa.rng import stream
 from befa.sampling import batches
+from befa.sparse import SparseMatrix
 
 WIDTH, HALF = 8, 10
 SAME = {"befa_fixed": "befa", "random_features": "befa", "shuffled_features": "befa", "none_fixed": "none"}
@@ -302,17 +303,18 @@ def test_what_an_absent_row_holds_does_not_matter(name, variant, checkerboard):
 @EACH_MODEL
 def test_an_absent_item_is_nobodys_neighbour(name, checkerboard):
     problem = without(without(checkerboard, "image", 4), "text", 4)
+    # One user more than items, so that a graph of users and items is not taken for one of items.
+    again_E = problem.items_E[problem.users_E == 0]
+    users_E = torch.cat([problem.users_E, torch.full_like(again_E, problem.n_users)])
+    problem = Problem(
+        problem.n_users + 1, problem.n_items, users_E, torch.cat([problem.items_E, again_E]), problem.contents
+    )
     model = build(name, problem)
     steps(model, problem, epochs=1)
-    graphs = {
-        "bm3": lambda: [],
-        "vbpr": lambda: [],
-        "freedom": lambda: [model.item_graph],
-        "lattice": lambda: [model.epoch_graph, *model.frozen.values()],
-        "mgcn": lambda: list(model.item_graphs.values()),
-        "lattice_released": lambda: list(model.item_graphs.values()),
-        "item_knn": lambda: [model.likeness],
-    }[name]()
+    shape = (problem.n_items, problem.n_items)
+    assert problem.n_users != problem.n_items
+    graphs = [module for module in model.modules() if isinstance(module, SparseMatrix) and module.shape == shape]
+    assert bool(graphs) == hasattr(model.Config(), "knn_k")
     for graph in graphs:
         dense = graph.dense()
         assert not dense[4].any()

@@ -1,0 +1,92 @@
+"""What a checkpoint is of, and what is none."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from befa import checkpoints
+from befa.cells import Cell
+from befa.errors import TrainingError
+from befa.metrics import Interactions
+from befa.problem import Content
+from pipelines.stages import train
+from tests.small_project import NAMES, small_project
+from tests.test_training import small_problem
+
+
+def test_the_data_are_all_that_a_model_is_trained_on():
+    problem, valid = small_problem()
+    content = problem.contents["image"]
+    absent_I = content.present_I.clone()
+    absent_I[0] = False
+    later = valid.offsets.copy()
+    later[1] += 1
+    others = [
+        (replace(problem, n_users=problem.n_users + 1), valid),
+        (replace(problem, n_items=problem.n_items + 1), valid),
+        (replace(problem, users_E=problem.users_E.flip(0)), valid),
+        (replace(problem, items_E=problem.items_E.flip(0)), valid),
+        (replace(problem, contents={"text": content}), valid),
+        (replace(problem, contents={"image": Content(2 * content.values_Ic, content.present_I)}), valid),
+        (replace(problem, contents={"image": Content(content.values_Ic, absent_I)}), valid),
+        (
+            replace(problem, contents={"image": Content(content.values_Ic.reshape(-1, 3)[:, :], content.present_I)}),
+            valid,
+        ),
+        (problem, Interactions(later, valid.items_E)),
+        (problem, Interactions(valid.offsets, valid.items_E[::-1].copy())),
+    ]
+    assert len({checkpoints.data_sha256(*one) for one in [(problem, valid), *others]}) == 1 + len(others)
+
+
+def test_a_state_that_lacks_a_parameter_does_not_fit(tmp_path):
+    layout = small_project(tmp_path, epochs=1)
+    train.run(*NAMES, layout)
+    folder = layout.run(*NAMES)
+    path = layout.checkpoint(folder, 1)
+    state, about = checkpoints.read(path)
+    checkpoints.write(path, {name: x for name, x in state.items() if name != "predict.bias"}, about)
+    with pytest.raises(TrainingError, match="does not fit its configuration"):
+        checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
+
+
+@pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"about": "no JSON"}])
+def test_a_file_of_another_program_is_no_checkpoint(tmp_path, metadata):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "1.safetensors", metadata)
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        checkpoints.read(tmp_path / "1.safetensors")
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        checkpoints.read(tmp_path)
+
+
+def test_a_parameter_that_is_no_block_of_memory_is_written(tmp_path):
+    x = torch.arange(6.0).reshape(2, 3)
+    checkpoints.write(tmp_path / "x", {"x": x.T}, {})
+    assert torch.equal(checkpoints.read(tmp_path / "x")[0]["x"], x.T)
+
+
+def test_an_infinite_parameter_is_told(tmp_path):
+    layout = small_project(tmp_path, epochs=1)
+    train.run(*NAMES, layout)
+    folder = layout.run(*NAMES)
+    path = layout.checkpoint(folder, 1)
+    state, about = checkpoints.read(path)
+    state["users"][0, 0] = torch.inf
+    checkpoints.write(path, state, about)
+    with pytest.raises(TrainingError, match="a parameter is not finite"):
+        checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
+
+
+def test_features_of_chance_are_those_of_the_seed(tmp_path):
+    names = ("small", "made", "bm3", "random_features")
+    layout = small_project(tmp_path, epochs=1, adapter="random_features")
+    train.run(*names, layout)
+    folder = layout.run(*names)
+    model, _ = checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
+    assert not model.training
