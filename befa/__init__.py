@@ -1,6 +1,6 @@
 """BeFA, behaviour-driven feature adaptation for multimodal recommendation, and the parts around it.
 
-The library knows nothing of DVC, Prefect or the command line: those live in `pipelines`.
+The library imports neither DVC nor Prefect nor the command line (those live in `pipelines`); its mends name stages.
 """
 
 import os
@@ -18,7 +18,8 @@ def _flags() -> set[str]:
 
 # torch and oneDNN add up in the order of a CPU's widest registers: the same inputs gave other bytes on a CPU with
 # AVX-512 than on one without, and DVC ran everything behind them anew. Held to AVX2 they give the same, and are no
-# slower (docs/performance.md). To be set before torch is used; what a user has set stands.
+# slower (docs/performance.md). Not so on an Intel beside an AMD: MKL, in which products are, chooses by maker, and its
+# MKL_CBWR=COMPATIBLE takes twice as long. To be set before torch is used; what a user has set stands.
 if "avx512f" in _flags():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")

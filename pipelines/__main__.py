@@ -64,6 +64,13 @@ def stage(name: str, *arguments: str, **options: str | None) -> None:
     import_module(f"pipelines.stages.{name}").run(*arguments, Layout(), **options)
 
 
+def stage_on(device: DeviceName, name: str, *arguments: str) -> None:
+    """Runs a stage that computes on a device of the user's choice."""
+    from befa.devices import device_for  # here: it loads torch
+
+    stage(name, *arguments, device=device_for(device.value))
+
+
 def _check(dataset: str | None = None, encoder: str | None = None, *of_model: str) -> None:
     """Raises ConfigError for a misspelt name, before a file is missed that it leads to."""
     params = config.read_params(Layout().params)
@@ -125,9 +132,7 @@ def train(
     dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
 ) -> None:
     """Train one cell: a model with an adapter on a dataset's features. A run that was killed is taken up."""
-    from befa.devices import device_for
-
-    stage("train", dataset, encoder, model, adapter, device=device_for(device.value))
+    stage_on(device, "train", dataset, encoder, model, adapter)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -135,9 +140,7 @@ def evaluate(
     dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
 ) -> None:
     """Rank all items for every test user with a trained cell, and score the ranking."""
-    from befa.devices import device_for
-
-    stage("evaluate", dataset, encoder, model, adapter, device=device_for(device.value))
+    stage_on(device, "evaluate", dataset, encoder, model, adapter)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -145,9 +148,7 @@ def tune(
     dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
 ) -> None:
     """Search a cell's settings and its base's with equally many trials; the winners go into params.yaml."""
-    from befa.devices import device_for
-
-    stage("tune", dataset, encoder, model, adapter, device=device_for(device.value))
+    stage_on(device, "tune", dataset, encoder, model, adapter)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -155,17 +156,13 @@ def attribute(
     dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter, device: Training = DeviceName.auto
 ) -> None:
     """Show where pictures speak for behaviour (BeCAM), without and with an adapter; drift and omission as numbers."""
-    from befa.devices import device_for
-
-    stage("attribute", dataset, encoder, model, adapter, device=device_for(device.value))
+    stage_on(device, "attribute", dataset, encoder, model, adapter)
 
 
 @app.command(rich_help_panel=STAGES)
 def sensitivity(dataset: Dataset, encoder: Encoder, model: Model, device: Training = DeviceName.auto) -> None:
     """Train BeFA at every width of its decoupling space, and once with a width that is learned."""
-    from befa.devices import device_for
-
-    stage("sensitivity", dataset, encoder, model, device=device_for(device.value))
+    stage_on(device, "sensitivity", dataset, encoder, model)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -100,7 +100,7 @@ def distributions(recommender: nn.Module, problem: Problem, cfg: DistributionCon
     of one is 0 or not finite.
     """
     if not getattr(recommender, "towers", None):
-        raise ConfigError("the model makes no content", mend="choose one with content (lattice, bm3, freedom, mgcn)")
+        raise ConfigError("the model makes no content", mend="choose one with content, such as bm3")
     users_E, items_E = problem.users_E.cpu().numpy(), problem.items_E.cpu().numpy()
     order = numpy_stream(cfg.seed, "distribution").permutation(problem.n_items)
     found = {}

@@ -60,7 +60,7 @@ def points(
 def learned_lambdas(model: nn.Module) -> dict[str, float]:
     """The lambda of each modality. Raises ConfigError for a model that takes no adapter."""
     if not getattr(model, "towers", None):
-        raise ConfigError("the model makes no content", mend="choose one with content (lattice, bm3, freedom, mgcn)")
+        raise ConfigError("the model makes no content", mend="choose one with content, such as bm3")
     adapters = {modality: tower.adapter for modality, tower in model.towers.items()}
     return {modality: one.learned_lambda for modality, one in adapters.items() if isinstance(one, LearnedWidth)}
 
