@@ -11,3 +11,5 @@ class Need:
     there: bool
     mend: str = ""
     """What to do if it is not there."""
+    later: bool = False
+    """It comes over the network when it is needed; whether it can be had has not been asked."""

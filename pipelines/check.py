@@ -110,7 +110,8 @@ def show(dataset: str, found: list[Need]) -> None:
     shown.add_column()
     shown.add_column(overflow="fold")
     for need in found:
-        shown.add_row("[green]there[/]" if need.there else "[red]missing[/]", escape(need.what))
+        status = "[yellow]to come[/]" if need.later else "[green]there[/]" if need.there else "[red]missing[/]"
+        shown.add_row(status, escape(need.what))
     console().print(shown)
     missing = [need for need in found if not need.there]
     if missing:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-WIDE = 240
+WIDE = 160
 """Columns of a table that is not for a terminal, so that nothing is folded that another program reads."""
 
 

@@ -94,7 +94,7 @@ def verify(path: Path, known: KnownFile) -> None:
 def need(name: str, mirror: str) -> Need:
     """Whether `mirror` has `name`, as far as can be said without asking over the network."""
     if "://" in mirror:
-        return Need(f"{name} from {shown(mirror)} (not asked yet)", True)
+        return Need(f"{name} from {shown(mirror)} (not asked yet)", True, later=True)
     path = Path(mirror).expanduser()
     path = path / name if path.is_dir() else path
     return Need(f"{name} at {path}", path.is_file(), f"place it there, or {ANOTHER}")

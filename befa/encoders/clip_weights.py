@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,9 +165,14 @@ def need(folder: Path, config: OpenClipConfig) -> Need:
         offline = constants.HF_HUB_OFFLINE
         mend = "unset HF_HUB_OFFLINE, or set weights to a local copy"
         asked = "HF_HUB_OFFLINE forbids it" if offline else "not asked yet"
-        return Need(f"{from_where.names[0]} from {_page(from_where.place)} ({asked}){rest}", not offline, mend)
+        return Need(
+            f"{from_where.names[0]} from {_page(from_where.place)} ({asked}){rest}",
+            not offline,
+            mend,
+            later=not offline,
+        )
     found = need_of_file(from_where.names[0], mirror or from_where.place)
-    return Need(found.what + rest, found.there, "place it there, or set weights to a local copy")
+    return replace(found, what=found.what + rest, mend="place it there, or set weights to a local copy")
 
 
 def _entry(config: OpenClipConfig, tag: str) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class SbertEncoder:
         path = Path(config.model).expanduser()
         if path.is_dir() or not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", config.model):
             return Need(str(path), path.is_dir(), "place the model's folder there, or correct `model` of the encoder")
-        return Need(f"{config.model}, from the hub where it is not in its cache (not asked yet)", True)
+        return Need(f"{config.model}, from the hub where it is not in its cache (not asked yet)", True, later=True)
 
     @classmethod
     def load(
