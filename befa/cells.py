@@ -184,8 +184,9 @@ def _require_hosts(params: Mapping[str, Any]) -> None:
     """Raises ConfigError for a line of `tuned` that is no host's: its settings would silently not be used."""
     names = product(config.block(params, "datasets"), config.block(params, "encoders"), MODELS)
     known = dict.fromkeys(host_name(*host) for host in names)
-    for host in params.get("tuned") or {}:
-        lookup(known, host, "host below tuned in params.yaml,")
+    for host, chosen in (params.get("tuned") or {}).items():
+        if chosen:  # an empty one is there for DVC's sake
+            lookup(known, host, "host below tuned in params.yaml,")
 
 
 @configuration

@@ -30,10 +30,6 @@ def test_the_data_are_all_that_a_model_is_trained_on():
         (replace(problem, contents={"text": content}), valid),
         (replace(problem, contents={"image": Content(2 * content.values_Ic, content.present_I)}), valid),
         (replace(problem, contents={"image": Content(content.values_Ic, absent_I)}), valid),
-        (
-            replace(problem, contents={"image": Content(content.values_Ic.reshape(-1, 3)[:, :], content.present_I)}),
-            valid,
-        ),
         (problem, Interactions(later, valid.items_E)),
         (problem, Interactions(valid.offsets, valid.items_E[::-1].copy())),
     ]

@@ -186,7 +186,6 @@ def test_the_base_and_its_control_differ_in_the_tables_alone(tmp_path):
     assert any(not torch.equal(state[name], fixed[name]) for name in fixed)
 
 
-@pytest.mark.parametrize("control", ["befa_fixed", "random_features", "shuffled_features", "constant_gate"])
 def test_a_misspelt_modality_is_told(tmp_path):
     layout = small_project(tmp_path)
     tables.write_json(layout.given("small"), {"audio": {}})
@@ -196,6 +195,7 @@ def test_a_misspelt_modality_is_told(tmp_path):
         load_problem(layout, small_cell(features=FeaturesConfig(modalities=("audi",))), 1)
 
 
+@pytest.mark.parametrize("control", ["befa_fixed", "random_features", "shuffled_features", "constant_gate"])
 def test_a_control_hands_the_ids_their_gradient(control):
     adapter = ADAPTERS[control](ADAPTERS[control].Config(), 8, rng=stream(0, "adapter"))
     ids = torch.randn(5, 8, generator=stream(1, "ids")).requires_grad_()

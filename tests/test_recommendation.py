@@ -189,7 +189,7 @@ def test_the_table_has_rank_score_title_and_picture(made, run, capsys, monkeypat
     for rows in lists(run, [USERS[4], USERS[5]], 3).values():
         for row in rows:
             assert any(f"{row['score']:.4f}" in line and row["item"] in line for line in shown.splitlines())
-    with pytest.raises(ConfigError, match="no user is named; give --user, or --output"):
+    with pytest.raises(ConfigError, match="no user is named; give --user or --users, or --output"):
         recommend.show(made, made.run(*NAMES), [], k=3)
 
 

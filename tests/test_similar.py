@@ -205,7 +205,11 @@ def test_an_encoder_without_a_tower_says_so(made, monkeypatch):
 
 def test_no_features_yet_says_which_stage_makes_them(project):
     project.features("demo", "clip", "image").unlink()
+    tables.write_text(project.cells, "encodings: {demo-clip: {dataset: demo, encoder: clip}}\n")
     with pytest.raises(FeatureError, match=r"no such file .*run dvc repro encode_images@demo-clip"):
+        ask(project, text="red")
+    tables.write_text(project.cells, "encodings: {}\n")  # the graph has no such stage
+    with pytest.raises(FeatureError, match=r"add-cells demo clip, then dvc repro encode_images@demo-clip"):
         ask(project, text="red")
 
 

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from befa.errors import DataError, first_line, nearest
-from befa.paths import stage_of
 
 log = logging.getLogger(__name__)
 
@@ -158,4 +157,4 @@ def errors(where: object) -> Iterator[None]:
 
 def missing(path: Path) -> DataError:
     """The error for a file of a raw folder that is not there."""
-    return DataError("no such file", where=path, mend=f"run `dvc repro {stage_of(path)}`")
+    return DataError("no such file", where=path, mend=f"run `dvc repro download@{path.parent.name}`")
