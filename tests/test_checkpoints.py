@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from befa import checkpoints
-from befa.cells import Cell
+from befa.cells import Cell, load_problem
 from befa.errors import TrainingError
 from befa.metrics import Interactions
 from befa.problem import Content
@@ -36,21 +37,31 @@ def test_the_data_are_all_that_a_model_is_trained_on():
     assert len({checkpoints.data_sha256(*one) for one in [(problem, valid), *others]}) == 1 + len(others)
 
 
-def test_a_state_that_lacks_a_parameter_does_not_fit(tmp_path):
+def lacking(state):
+    return {name: x for name, x in state.items() if name != "predict.bias"}
+
+
+def infinite(state):
+    state["users"][0, 0] = torch.inf
+    return state
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "says"), [(lacking, "does not fit its configuration"), (infinite, "a parameter is not finite")]
+)
+def test_a_spoilt_state_is_told(tmp_path, spoilt, says):
     layout = small_project(tmp_path, epochs=1)
     train.run(*NAMES, layout)
     folder = layout.run(*NAMES)
     path = layout.checkpoint(folder, 1)
     state, about = checkpoints.read(path)
-    checkpoints.write(path, {name: x for name, x in state.items() if name != "predict.bias"}, about)
-    with pytest.raises(TrainingError, match="does not fit its configuration"):
-        checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
+    checkpoints.write(path, spoilt(state), about)
+    with pytest.raises(TrainingError, match=says):
+        checkpoints.load_trained(layout, folder, Cell.read(layout.configuration(folder)), 1)
 
 
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"about": "no JSON"}])
 def test_a_file_of_another_program_is_no_checkpoint(tmp_path, metadata):
-    from safetensors.torch import save_file
-
     save_file({"x": torch.zeros(2)}, tmp_path / "1.safetensors", metadata)
     with pytest.raises(TrainingError, match="not a readable checkpoint"):
         checkpoints.read(tmp_path / "1.safetensors")
@@ -67,22 +78,13 @@ def test_a_parameter_that_is_no_block_of_memory_is_written(tmp_path):
     assert torch.equal(checkpoints.read(tmp_path / "x")[0]["x"], x.T)
 
 
-def test_an_infinite_parameter_is_told(tmp_path):
-    layout = small_project(tmp_path, epochs=1)
-    train.run(*NAMES, layout)
-    folder = layout.run(*NAMES)
-    path = layout.checkpoint(folder, 1)
-    state, about = checkpoints.read(path)
-    state["users"][0, 0] = torch.inf
-    checkpoints.write(path, state, about)
-    with pytest.raises(TrainingError, match="a parameter is not finite"):
-        checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
-
-
 def test_features_of_chance_are_those_of_the_seed(tmp_path):
     names = ("small", "made", "bm3", "random_features")
     layout = small_project(tmp_path, epochs=1, adapter="random_features")
     train.run(*names, layout)
     folder = layout.run(*names)
-    model, _ = checkpoints.load_trained(layout, folder, Cell.read(folder / "config.json"), 1)
-    assert not model.training
+    cell = Cell.read(layout.configuration(folder))
+    _, problem = checkpoints.load_trained(layout, folder, cell, 1)  # of another seed's features it would refuse
+    found = problem.contents["audio"].values_Ic
+    assert torch.equal(found, load_problem(layout, cell, 1).contents["audio"].values_Ic)
+    assert not torch.equal(found, load_problem(layout, cell, 2).contents["audio"].values_Ic)

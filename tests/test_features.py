@@ -350,8 +350,6 @@ def test_vectors_of_a_slice_are_its_own():
 
 
 def test_given_vectors_have_each_id_once(tmp_path):
-    from befa.errors import FeatureError
-
     with pytest.raises(FeatureError, match="1 item ids occur more than once in the ids of 'audio'"):
         feature_store.write_given(
             tmp_path / "x.parquet",
@@ -410,9 +408,3 @@ def test_a_store_of_another_making_is_encoded_again(tmp_path, items, encoder, ke
     assert texts(path, items, encoder)["encoded"] == 0
     tables.write_table(path, table, metadata | {key: "another"})
     assert texts(path, items, encoder)["copied"] == 0
-
-
-def test_the_identity_of_a_vector_is_whole():
-    assert set(features.IDENTITY) == {
-        "schema_version", "modality", "encoder_identity", "preprocessing", "normalised", "precision", "dimension"
-    }  # fmt: skip

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from befa.errors import TrainingError
 from befa.metrics import CUTOFFS, METRICS, Interactions, means, metrics_per_user
-from befa.ranking import products, rank, scorer, top_items
+from befa.ranking import chunks, products, rank, scorer, top_items
 
 GOLDEN = Path(__file__).parent / "golden/metrics.npz"
 
@@ -135,16 +135,12 @@ def test_a_hit_is_the_users_own(top, items):
 
 
 def test_more_items_than_scores_in_a_chunk(monkeypatch):
-    from befa.ranking import chunks
-
     monkeypatch.setattr("befa.ranking.SCORES_PER_CHUNK", 10)
     assert [part.tolist() for part in chunks(np.arange(2), 23)] == [[0], [1]]
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
 def test_a_best_score_that_is_no_number_is_told(number):
-    from befa.ranking import rank
-
     scores = torch.zeros(2, 9)
     scores[1, 3] = number
     with pytest.raises(TrainingError, match="scores are not finite"):

@@ -3,8 +3,10 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -332,11 +334,19 @@ def test_titles_are_shown_as_they_are_on_one_line(tmp_path, capsys, monkeypatch)
     assert "x" * 29 not in shown
 
 
+def test_a_table_that_goes_into_a_pipe_is_not_folded(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    layout = small_project(tmp_path, epochs=1)
+    long = f"raw/small/{'x' * 60}.jpg"  # beside the other columns more than rich's 80
+    tables.write_table(layout.references("small"), pa.table({"item": ITEMS, "image": [long] * len(ITEMS)}))
+    train.run(*NAMES, layout)
+    recommend.show(layout, layout.run(*NAMES), USERS[:1], k=1)
+    assert long in capsys.readouterr().out
+
+
 def test_a_folder_with_fewer_names_than_a_run_is_no_run(tmp_path, monkeypatch):
     layout = small_project(tmp_path)
     monkeypatch.chdir(tmp_path)
-    from pathlib import Path
-
     none = dict.fromkeys(("dataset", "encoder", "model", "adapter"))
     with pytest.raises(DataError, match="no trained run in other; name a folder such as"):
         recommend.folder_of(layout, Path("other"), none)

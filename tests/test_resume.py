@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from befa import checkpoints, resuming, tables
+from befa import checkpoints, config, resuming, tables
 from befa.adam import Adam
 from befa.cells import Cell, Listed, TrainingConfig, build
 from befa.devices import device_name
@@ -18,7 +18,7 @@ from befa.errors import DataError, TrainingError
 from befa.models import MODELS
 from befa.report import results
 from befa.resuming import Saved, identity
-from befa.training import fit
+from befa.training import Fitted, fit
 from pipelines import fitting
 from pipelines.stages import train
 from tests.processes import killed_until_done
@@ -329,10 +329,8 @@ def test_the_code_sha_is_of_the_contents(monkeypatch):
 
 
 def test_the_epochs_of_a_training_are_those_trained_here(tmp_path):
-    from pipelines import fitting
-
     layout = small_project(tmp_path, epochs=6)
-    cell = Cell.from_params(__import__("befa.config").config.read_params(layout.params), *NAMES)
+    cell = Cell.from_params(config.read_params(layout.params), *NAMES)
 
     def killed(self, *given):
         save(self, *given)
@@ -367,9 +365,6 @@ def test_a_folder_that_cannot_be_made_does_not_end_the_training(tmp_path, caplog
 
 
 def test_training_is_identified_by_its_data(tmp_path):
-    from befa import config
-    from pipelines import fitting
-
     layout, asked = small_project(tmp_path, epochs=1), []
     cell = Cell.from_params(config.read_params(layout.params), *NAMES)
     _, _, found = fitting.train(layout, cell, 1, "cpu", lambda made_of: asked.append(made_of))
@@ -377,10 +372,6 @@ def test_training_is_identified_by_its_data(tmp_path):
 
 
 def test_the_log_tells_the_best_epochs_value(tmp_path, monkeypatch, caplog):
-    from befa import config
-    from befa.training import Fitted
-    from pipelines import fitting
-
     layout = small_project(tmp_path)
     history = [{"epoch": 0, "recall@20": 0.5}, {"epoch": 1, "recall@20": 0.25}]
     monkeypatch.setattr(fitting, "fit", lambda *_: Fitted({}, 0, history))

@@ -147,8 +147,6 @@ def test_a_split_of_another_program_may_have_any_order_and_no_pair_twice(tmp_pat
 
 
 def test_global_time_rounds_its_shares():
-    from befa.datasets import SplitConfig
-
     rows = {
         "user_index": pa.array([0] * 16, pa.int32()),
         "item_index": pa.array(range(16), pa.int32()),
@@ -159,9 +157,6 @@ def test_global_time_rounds_its_shares():
 
 
 def test_a_rule_draws_for_itself():
-    from befa.datasets import SplitConfig
-    from befa.splits import split
-
     rows = {
         "user_index": pa.array(np.repeat(range(20), 12), pa.int32()),
         "item_index": pa.array(list(range(12)) * 20, pa.int32()),
@@ -170,7 +165,7 @@ def test_a_rule_draws_for_itself():
     held = [
         {
             (r["user_index"], r["item_index"])
-            for r in split(pa.table(rows), SplitConfig(rule=rule)).to_pylist()
+            for r in splits.split(pa.table(rows), SplitConfig(rule=rule)).to_pylist()
             if r["split"] != "train"
         }
         for rule in ("random", "mmrec")

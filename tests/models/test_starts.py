@@ -10,11 +10,10 @@ from befa.rng import stream
 from tests.test_training import small_cell, small_problem
 
 
-@pytest.mark.parametrize("model", ["bm3"])
-def test_bm3_starts_its_layers_xavier_normal(model):
+def test_bm3_starts_its_layers_xavier_normal():
     content = Content(torch.randn(5, 64, generator=stream(0, "x")), torch.ones(5, dtype=torch.bool))
     problem = Problem(3, 5, torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2]), {"image": content})
-    built = build(problem, small_cell(model, "none", network=MODELS[model].Config(width=64)), 1)
+    built = build(problem, small_cell("bm3", "none", network=MODELS["bm3"].Config(width=64)), 1)
     for layer in (built.predict, built.towers["image"].project):
         assert layer.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.1)
 

@@ -147,12 +147,18 @@ def test_what_kaggle_brought_is_compared_with_what_is_known(tmp_path, monkeypatc
     assert not path.exists()
 
 
-def test_what_a_killed_try_had_brought_is_not_brought_again(tmp_path, monkeypatch):
-    """The stage hashes the archive for minutes after it has its name."""
-    monkeypatch.delenv("BEFA_MIRROR_HM", raising=False)  # and there is no account of Kaggle: a second try would fail
+def test_an_archive_of_an_earlier_try_is_not_taken_for_another(tmp_path, monkeypatch):
+    """Nothing says which of Kaggle's it is: the parameters may have been changed since."""
+    for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "BEFA_MIRROR_HM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
     (tmp_path / "raw").mkdir()
     archive(tmp_path / "raw/archive.zip")
-    assert hm.fetch(hm.HmConfig(), tmp_path / "raw", dataset="hm", progress=lambda *_: None) == ["archive.zip"]
+    config = hm.HmConfig(archive="h-and-m-personalized-fashion-recommendations")
+    monkeypatch.setattr(hm, "COMPETITION_BYTES", 0)
+    with pytest.raises(DataError, match="no credentials for Kaggle"):
+        hm.fetch(config, tmp_path / "raw", dataset="hm", progress=lambda *_: None)
 
 
 def test_ids_that_lost_their_zero_are_an_error(tmp_path):

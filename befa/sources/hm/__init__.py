@@ -65,8 +65,6 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
     """
     mirror, name = downloads.mirrors(config.mirror, dataset), _name(config)
     into.mkdir(parents=True, exist_ok=True)
-    if (into / ARCHIVE).exists():  # an earlier try ended between here and the stage's end: 34 GB need not come twice
-        (into / ARCHIVE).replace(into / name)
     if mirror is not None:
         downloads.fetch(name, mirror, into, config.file, progress=progress)
     elif not (into / name).exists():
