@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from befa import tables
-from befa.cells import Cell, build, load_problem, load_valid, training_stage
+from befa.building import build, load_problem, load_valid
+from befa.cell_names import training_stage
+from befa.cells import Cell
 from befa.errors import TrainingError, first_line
 from befa.metrics import Interactions
 from befa.paths import Layout

@@ -10,7 +10,8 @@ import pyarrow as pa
 from torch import nn
 
 from befa import splits, tables
-from befa.cells import Cell, load_valid
+from befa.building import load_valid
+from befa.cells import Cell
 from befa.errors import DataError
 from befa.metrics import TEST, Interactions, means, metrics_per_user
 from befa.paths import Layout

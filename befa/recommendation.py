@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from befa import tables
-from befa.cells import Cell, load_valid
+from befa.building import load_valid
+from befa.cells import Cell
 from befa.checkpoints import load_trained
 from befa.errors import ConfigError, DataError, TrainingError, nearest_id
 from befa.metrics import Interactions

@@ -17,7 +17,9 @@ from pydantic import Field
 from sqlalchemy.exc import DatabaseError
 
 from befa import checkpoints
-from befa.cells import Cell, build, cell_name, host_name, load_problem, load_valid
+from befa.building import build, load_problem, load_valid
+from befa.cell_names import cell_name, host_name
+from befa.cells import Cell
 from befa.config import configuration
 from befa.devices import device_name
 from befa.errors import ConfigError, DataError, TrainingError, first_line

@@ -5,7 +5,8 @@ from typing import Any
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import LEADERS, Cell, FeaturesConfig, cell_name, host_name
+from befa.cell_names import LEADERS, cell_name, host_name
+from befa.cells import Cell, FeaturesConfig
 from befa.errors import lookup
 from befa.models import MODELS
 from befa.paths import Layout

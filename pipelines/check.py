@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from befa import config
-from befa.cells import Cell, listed
+from befa.cell_names import listed
+from befa.cells import Cell
 from befa.datasets import DatasetConfig
 from befa.encoders import ENCODERS
 from befa.errors import BefaError, ConfigError, DataError, lookup

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from befa import checkpoints, resuming
-from befa.cells import Cell, build, load_problem, load_valid
+from befa.building import build, load_problem, load_valid
+from befa.cells import Cell
 from befa.paths import Layout
 from befa.problem import Problem
 from befa.resuming import Saved

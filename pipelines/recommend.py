@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import torch
 
 from befa import config, tables
-from befa.cells import Cell, training_stage
+from befa.cell_names import training_stage
+from befa.cells import Cell
 from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
 from befa.recommendation import SCHEMA, TrainedRun

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from befa import checkpoints
-from befa.cells import Cell, load_problem
+from befa.building import load_problem
+from befa.cells import Cell
 from befa.errors import TrainingError
 from befa.metrics import Interactions
 from befa.problem import Content

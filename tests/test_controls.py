@@ -8,7 +8,8 @@ import torch
 from befa import feature_store, tables
 from befa.adapters import ADAPTERS
 from befa.adapters.befa import BeFA
-from befa.cells import Cell, FeaturesConfig, load_problem
+from befa.building import load_problem
+from befa.cells import Cell, FeaturesConfig
 from befa.checkpoints import load_trained, read
 from befa.controls import controlled
 from befa.errors import ConfigError

@@ -6,7 +6,7 @@ from conformance.test_models import EVERY
 from test_other_device import assert_the_same, cell_of, fitted, moved, with_an_absent_item
 from test_training import small_problem
 
-from befa.cells import build
+from befa.building import build
 from befa.devices import deterministic
 from befa.ranking import scorer
 from befa.resuming import Saved

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from befa import tables
-from befa.cells import Cell, build
+from befa.building import build
+from befa.cells import Cell
 from befa.checkpoints import load_trained
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.models.base import evaluating

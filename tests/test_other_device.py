@@ -12,7 +12,8 @@ from other_device import OTHER, OtherDevice, OtherTensor
 from test_training import small_cell, small_problem
 
 from befa.adapters import ADAPTERS
-from befa.cells import TrainingConfig, build
+from befa.building import build
+from befa.cells import TrainingConfig
 from befa.problem import Content, Problem
 from befa.resuming import Saved
 from befa.training import fit

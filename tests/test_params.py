@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, OptimizerConfig, TrainingConfig, host_name, listed, training_stage
+from befa.cell_names import host_name, listed, training_stage
+from befa.cells import Cell, OptimizerConfig, TrainingConfig
 from befa.datasets import DatasetConfig
 from befa.errors import ConfigError
 from befa.models import MODELS

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from befa import config
-from befa.cells import LEADERS, listed
+from befa.cell_names import LEADERS, listed
 from befa.errors import ConfigError
 from befa.paths import Layout
 from pipelines import __main__ as commands

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from befa import significance
-from befa.cells import LEADERS, Listed
+from befa.cell_names import LEADERS, Listed
 from befa.errors import DataError
 from befa.paths import Layout
 from befa.report import contents, evidence_tables, gains, rendering

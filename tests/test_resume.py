@@ -12,7 +12,9 @@ import torch
 
 from befa import checkpoints, config, resuming, tables
 from befa.adam import Adam
-from befa.cells import Cell, Listed, TrainingConfig, build
+from befa.building import build
+from befa.cell_names import Listed
+from befa.cells import Cell, TrainingConfig
 from befa.devices import device_name
 from befa.errors import DataError, TrainingError
 from befa.models import MODELS

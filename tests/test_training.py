@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from befa import config, training
 from befa.adam import Adam
 from befa.adapters import ADAPTERS
-from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig, build
+from befa.building import build
+from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig
 from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions
 from befa.models import MODELS

@@ -13,7 +13,8 @@ import torch
 from ruamel.yaml import YAML
 
 from befa import config, splits, tables
-from befa.cells import LEADERS, Cell
+from befa.cell_names import LEADERS
+from befa.cells import Cell
 from befa.errors import BefaError, ConfigError, DataError, TrainingError
 from befa.report.tuning import sentence
 from befa.search_space import Space, combination, size

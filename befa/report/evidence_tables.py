@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from befa import significance
-from befa.cells import Listed, cell_name
+from befa.cell_names import Listed, cell_name
 from befa.errors import DataError
 from befa.report.experiment import NAMES, Experiment, starred
 from befa.report.paper_tables import OWN_FAMILY, RIVALS

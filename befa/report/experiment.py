@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from befa import significance
-from befa.cells import Listed, cell_name
+from befa.cell_names import Listed, cell_name
 from befa.errors import DataError
 from befa.report import published
 from befa.report.published import HOSTS

@@ -9,7 +9,7 @@ from statistics import fmean
 import torch
 
 from befa.adapters import ADAPTERS
-from befa.cells import cell_name
+from befa.cell_names import cell_name
 from befa.models.bm3 import BM3
 from befa.problem import Content, Problem
 from befa.report import published

@@ -11,7 +11,7 @@ import pyarrow as pa
 from safetensors import SafetensorError, safe_open
 
 from befa import tables
-from befa.cells import Listed
+from befa.cell_names import Listed
 from befa.errors import DataError
 from befa.paths import Layout
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from befa import config, tables
-from befa.cells import Listed, Settings, listed
+from befa.cell_names import Listed, listed
+from befa.cells import Settings
 from befa.paths import Layout
 from befa.report import contents, rendering, results
 from befa.report.experiment import Experiment

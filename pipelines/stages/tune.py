@@ -4,7 +4,8 @@ import logging
 from hashlib import sha256
 
 from befa import config, tables
-from befa.cells import LEADERS, Cell, cell_name, host_name, listed
+from befa.cell_names import LEADERS, cell_name, host_name, listed
+from befa.cells import Cell
 from befa.devices import deterministic
 from befa.errors import ConfigError, DataError
 from befa.paths import Layout

@@ -10,7 +10,7 @@ from test_training import small_cell, small_problem
 from befa.attribution.becam import SCORE_CAM, BeCAMConfig, becam, grad_cam, masked
 from befa.attribution.explaining import Explained, heatmaps
 from befa.attribution.heatmap import METHODS
-from befa.cells import build
+from befa.building import build
 from befa.encoders import clip_model
 from befa.encoders.open_clip import OpenClipEncoder
 from befa.problem import Content, Problem

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from befa.cells import build
+from befa.building import build
 from befa.models import MODELS
 from befa.problem import Content, Problem
 from befa.rng import stream
