@@ -384,14 +384,42 @@ def test_other_models_have_a_table_of_their_own():
     assert not any(table.key.startswith("others") for table in contents.tables(experiment()))
 
 
-def test_an_adapter_of_ones_own_stands_in_the_report():
+def test_an_adapter_of_ones_own_stands_below_its_base_with_what_it_gains():
     made = experiment()
     cell = Listed(dataset="hm", encoder="clip", model="bm3", adapter="blend")
     made.cells[cell.name], made.states[cell.name] = cell, CURRENT
     made.results[cell.name] = result(np.random.default_rng(3), 0.4)
     [table] = [table for table in contents.tables(made) if table.key.startswith("others")]
-    assert [row.label for row in table.rows] == ["BM3 +blend"]
-    assert table.rows[0].values[1].name == "others/hm/clip/bm3+blend/recall@20"
+    assert [(row.label, row.last) for row in table.rows] == [("BM3", False), ("BM3 +blend", False), ("gain", True)]
+    base, own, gain = (row.values[PAPER_METRICS.index("recall@20")] for row in table.rows)
+    assert [own.name, gain.name] == [f"others/hm/clip/bm3+blend/recall@20{end}" for end in ("", "/gain")]
+    assert base.ours == made.results["hm-clip-bm3-none"].mean("recall@20")
+    assert gain.ours == pytest.approx(own.ours / base.ours - 1)
+    assert gain.command == "dvc repro evaluate@hm-clip-bm3-none evaluate@hm-clip-bm3-blend"
+
+
+def test_a_gain_is_over_the_base_that_differs_in_the_adapter_alone():
+    made, rng = experiment(), np.random.default_rng(3)
+    for adapter in ("none", "befa", "none_fixed", "befa_fixed", "blend"):
+        cell = Listed(dataset="hm", encoder="clip", model="vbpr", adapter=adapter)
+        made.cells[cell.name], made.states[cell.name] = cell, CURRENT
+        made.results[cell.name] = result(rng, 0.3)
+    found = {value.name: value.ours for value in figures(made).values() if value.name.startswith("others/hm/clip/vbpr")}
+    mean = {
+        a: made.results[f"hm-clip-vbpr-{a}"].mean("recall@20") for a in ("none", "none_fixed", "befa_fixed", "blend")
+    }
+    for adapter, base, over in (("befa_fixed", "none_fixed", "-over-none_fixed"), ("blend", "none", "")):
+        gain = found[f"others/hm/clip/vbpr+{adapter}/recall@20/gain{over}"]
+        assert gain == pytest.approx(mean[adapter] / mean[base] - 1)
+
+
+def test_an_adapter_whose_base_is_not_listed_has_no_gain():
+    made = experiment()
+    cell = Listed(dataset="hm", encoder="clip", model="vbpr", adapter="blend")
+    made.cells[cell.name], made.states[cell.name] = cell, CURRENT
+    made.results[cell.name] = result(np.random.default_rng(3), 0.4)
+    [table] = [table for table in contents.tables(made) if table.key.startswith("others")]
+    assert [(row.label, row.last) for row in table.rows] == [("VBPR +blend", True)]
 
 
 def test_tuned_and_untuned_are_told_apart():

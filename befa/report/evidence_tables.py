@@ -35,6 +35,8 @@ GAINING = ("befa", *LACKING)
 """Where one of them is listed, the others are wanted."""
 ELSEWHERE = ("none", *RIVALS, *GAINING)
 """Adapters of the paper's hosts that have their place in other tables."""
+BASE_OF = {"befa_fixed": "none_fixed"}
+"""What an adapter's gain is over, where it is not `none`."""
 TESTED = ("gain", "95 % interval", "t", "Wilcoxon", "t", "Wilcoxon", "users", "seeds")
 
 
@@ -74,23 +76,27 @@ def others(experiment: Experiment, encoder: str) -> Table:
     cells = others_of(experiment, encoder)
     datasets = list(dict.fromkeys(cell.dataset for cell in cells))
     columns = [(dataset, metric) for dataset in datasets for metric in PAPER_METRICS]
-    models: dict[str, list[str]] = {}
+    models: dict[str, dict[str, None]] = {}  # their adapters, each once
     for cell in cells:
-        if cell.adapter not in models.setdefault(cell.model, []):
-            models[cell.model].append(cell.adapter)
-    gains = _gains_of_others(experiment, encoder, [m for m, of in models.items() if {"none", "befa"} <= {*of}], columns)
+        base = BASE_OF.get(cell.adapter, "none")
+        if any(cell_name(d, encoder, cell.model, base) in experiment.cells for d in datasets):
+            models.setdefault(cell.model, {})[base] = None  # of the paper's hosts, too: what a gain is over
+        models.setdefault(cell.model, {})[cell.adapter] = None
+    adapted = [(m, a) for m, of in models.items() for a in of if a != "none" and BASE_OF.get(a, "none") in of]
+    gains = _gains_of_others(experiment, encoder, adapted, columns)
     rows = []
     for model, adapters in models.items():
         for adapter in adapters:
             label = NAMES.get(model, model) + ("" if adapter == "none" else f" +{OVER_BASE.get(adapter, adapter)}")
             values = tuple(experiment.metric("others", d, encoder, model, adapter, metric) for d, metric in columns)
-            rows.append(Row(label, values, last=adapter == adapters[-1] and model not in gains))
-        if model in gains:
-            rows.append(Row("gain", tuple(gains[model]), last=True))
+            rows.append(Row(label, values))
+            if (model, adapter) in gains:
+                rows.append(Row("gain", tuple(gains[model, adapter])))
+        rows[-1] = replace(rows[-1], last=True)
     note = (
         "Test part; mean ± sample standard deviation over seeds where there are several. LATTICE (released) is the "
         "host in BeFA's published code. VBPR has no graph, LightGCN and BPR-MF no content, ItemKNN (neighbours by "
-        "content) no training. Gain: of BeFA over the base. "
+        "content) no training. Gain: of the adapter above it over the base. "
         + significance.legend("the gains of its dataset in this table")
     )
     title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
@@ -98,14 +104,17 @@ def others(experiment: Experiment, encoder: str) -> Table:
 
 
 def _gains_of_others(
-    experiment: Experiment, encoder: str, models: Sequence[str], columns: Sequence[tuple[str, str]]
-) -> dict[str, list[Value]]:
-    """BeFA's, by model, for each column (dataset, metric)."""
-    keys = [(model, *column) for model in models for column in columns]
-    gains = [experiment.gain("others", (d, encoder, model), "befa", "none", metric) for model, d, metric in keys]
-    found: dict[str, list[Value]] = {model: [] for model in models}
-    for (model, _, _), gain in zip(keys, starred(gains, [dataset for _, dataset, _ in keys]), strict=True):
-        found[model].append(gain)
+    experiment: Experiment, encoder: str, adapted: Sequence[tuple[str, str]], columns: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[Value]]:
+    """By model and adapter, for each column (dataset, metric)."""
+    keys = [(model, adapter, *column) for model, adapter in adapted for column in columns]
+    gains = [
+        experiment.gain("others", (dataset, encoder, model), adapter, BASE_OF.get(adapter, "none"), metric)
+        for model, adapter, dataset, metric in keys
+    ]
+    found: dict[tuple[str, str], list[Value]] = {pair: [] for pair in adapted}
+    for (model, adapter, *_), gain in zip(keys, starred(gains, [dataset for *_, dataset, _ in keys]), strict=True):
+        found[model, adapter].append(gain)
     return found
 
 
