@@ -195,7 +195,7 @@ def test_every_tensor_of_a_model_moves_to_the_problems_device(model, monkeypatch
 
 def test_the_device_is_asked_for_on_the_command_line(monkeypatch):
     asked = []
-    monkeypatch.setattr(commands, "stage", lambda *words, **options: asked.append((*words, options)))
+    monkeypatch.setattr(commands.stages, "stage", lambda *words, **options: asked.append((*words, options)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cell = ["demo", "clip_small", "bm3", "befa"]
     for words in (["train", *cell], ["evaluate", *cell, "--device", "cpu"]):
