@@ -76,7 +76,7 @@ class TrainingConfig:
     """Most epochs."""
     batch_size: Annotated[int, Field(ge=1, le=2**31)] = 2048
     learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """In place of the model's own; null keeps that."""
+    """In place of the model's own; null keeps that. A cell has the one that holds in `optimizer`, and null here."""
     patience: Annotated[int, Field(ge=1)] = 20
     """Epochs without a better validation value before training stops."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -165,8 +165,9 @@ class Cell:
             what = f"features.{dataset} has no modality, so the adapter {adapter} would change nothing"
             raise ConfigError(what, where="params.yaml", mend="take adapter none, or name a modality")
         training = config.load(params, f"training.{dataset}", TrainingConfig)
-        if "learning_rate" in settings.tuned.optimizer:  # else the dataset's would take its place
-            training = replace(training, learning_rate=None)
+        optimizer = settings.load(f"models.{model}.optimizer", "optimizer", OptimizerConfig)
+        if training.learning_rate is not None and "learning_rate" not in settings.tuned.optimizer:
+            optimizer = replace(optimizer, learning_rate=training.learning_rate)
         return cls(
             dataset=dataset,
             encoder=encoder,
@@ -175,9 +176,9 @@ class Cell:
             protocol=config.load(params, "protocol", ProtocolName),
             network=network,
             adaptation=settings.load(f"adapters.{adapter}", "adaptation", adapters.Config),
-            optimizer=settings.load(f"models.{model}.optimizer", "optimizer", OptimizerConfig),
+            optimizer=optimizer,
             features=features,
-            training=training,
+            training=replace(training, learning_rate=None),
         )
 
     @classmethod

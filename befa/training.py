@@ -58,7 +58,7 @@ def fit(
         row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}
         on_epoch(row, row, 1)
         return Fitted({}, 0, [row])
-    rate = training.learning_rate or cell.optimizer.learning_rate
+    rate = cell.optimizer.learning_rate
     optimizer = Adam(model.parameters(), rate, coasting=cell.protocol == "mmrec")
     generators = {name: stream(seed, name) for name in ("sampling", "noise")}
     history, state = ([], {}) if saved is None else saved.take_up(model, optimizer, generators)

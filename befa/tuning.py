@@ -164,7 +164,6 @@ def with_tuned(params: Mapping[str, Any], names: tuple[str, str, str, str], tune
 def _own(cell: Cell) -> Values:
     """The values of an untuned cell."""
     parts = {part: asdict(getattr(cell, part)) for part in ("optimizer", "network", "adaptation")}
-    parts["optimizer"]["learning_rate"] = cell.training.learning_rate or cell.optimizer.learning_rate
     return {f"{part}.{key}": value for part, of in parts.items() for key, value in of.items()}
 
 

@@ -1,5 +1,6 @@
 """The project's own params.yaml: every block is whole, and says every value that it sets."""
 
+import copy
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -69,6 +70,22 @@ def test_every_listed_cell_is_one_of_the_configured():
     for cell in listed(LISTS).values():
         assert Cell.from_params(PARAMS, cell.dataset, cell.encoder, cell.model, cell.adapter)
         assert (cell.dataset, cell.encoder) in known, cell.name
+
+
+def test_a_datasets_learning_rate_takes_the_place_of_the_models_and_a_tuned_one_of_both():
+    params = copy.deepcopy(PARAMS)
+    names = ("demo", "clip_small", "bm3", "befa")
+    params["models"]["bm3"]["optimizer"]["learning_rate"] = 0.5
+    for dataset_rate, tuned, wanted in (
+        (None, {}, 0.5),
+        (0.25, {}, 0.25),
+        (0.25, {"optimizer": {"decay": 0.5}}, 0.25),
+        (0.25, {"optimizer": {"learning_rate": 0.125}}, 0.125),
+    ):
+        params["training"]["demo"]["learning_rate"] = dataset_rate
+        params["tuned"] = {"demo-clip_small-bm3": {"befa": tuned}}
+        cell = Cell.from_params(params, *names)
+        assert (cell.optimizer.learning_rate, cell.training.learning_rate) == (wanted, None)
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,6 @@ def test_a_model_without_parameters_is_evaluated_once():
     assert row["recall@20"] == 1.0
 
 
-def test_a_datasets_learning_rate_replaces_the_models():
-    replaced = small_cell(training=TrainingConfig(epochs=3, batch_size=32, learning_rate=0.05))
-    own = small_cell(training=TrainingConfig(epochs=3, batch_size=32), optimizer=OptimizerConfig(learning_rate=0.05))
-    assert trained(replaced)[1].history == trained(own)[1].history != trained(small_cell())[1].history
-
-
 def stopped_after(values, **options):
     stopping = EarlyStopping(2, **options)
     for number, value in enumerate(values, start=1):

@@ -82,7 +82,7 @@ class Study:
 def read(layout: Layout, cell: Listed) -> Result | None:
     """The cell's result; None where it has none. Raises DataError for files that cannot be read."""
     folder = layout.run(cell.dataset, cell.encoder, cell.model, cell.adapter)
-    if not (layout.metrics(folder)).exists():
+    if not layout.metrics(folder).exists():
         return None
     timing, configuration = layout.timing(folder), layout.configuration(folder)
     about = tables.read_json(timing) if timing.exists() else {}

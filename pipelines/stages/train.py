@@ -26,7 +26,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     tables.check_writable(into)
     deterministic(cell.training.threads)
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
-    (layout.configuration(into)).unlink(missing_ok=True)  # never beside checkpoints of another configuration
+    layout.configuration(into).unlink(missing_ok=True)  # never beside checkpoints of another configuration
     for seed, one in found.items():
         about = {"seed": seed, "data_sha256": one.data_sha256}
         checkpoints.write(layout.checkpoint(into, seed), one.fitted.state, about)
@@ -41,7 +41,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device,
-        "config_sha256": sha256((layout.configuration(into)).read_bytes()).hexdigest(),
+        "config_sha256": sha256(layout.configuration(into).read_bytes()).hexdigest(),
     }
     tables.write_json(layout.timing(into), timing)
 
