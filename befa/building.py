@@ -1,11 +1,13 @@
 """What a cell is trained on and with: its problem, from its dataset's files, and its model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Float, Int
 from torch import nn
 
 from befa import splits, tables
@@ -13,7 +15,7 @@ from befa.adapters import ADAPTERS
 from befa.cells import Cell
 from befa.controls import controlled
 from befa.errors import ConfigError, DataError, nearest
-from befa.feature_store import ENCODED, GIVEN, FeatureStore
+from befa.feature_store import ENCODED, GIVEN, FeatureStore, has_direction
 from befa.metrics import Interactions
 from befa.models import MODELS
 from befa.paths import Layout
@@ -72,6 +74,26 @@ def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask
     filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32, copy=False)
     marked_I = np.ones_like(present_I) if missing == "mean" and present_I.any() else present_I
     return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
+
+
+def problem_of(
+    users_E: Int[np.ndarray, " E"],
+    items_E: Int[np.ndarray, " E"],
+    n_users: int,
+    n_items: int,
+    features: Mapping[str, Float[np.ndarray, "I _"]],
+) -> Problem:
+    """A training problem from arrays, without files: pairs of dense ids in any order, features by modality.
+
+    A pair that is given several times counts once. An item whose row of features is zero or not finite is absent in
+    that modality. Raises DataError for ids out of range, and for features of another number of items.
+    """
+    users_E, items_E = np.unique(np.stack([users_E, items_E]).astype(np.int64), axis=1)
+    contents = {
+        modality: content(np.asarray(values_Ic, dtype=np.float32), has_direction(values_Ic), "mask")
+        for modality, values_Ic in features.items()
+    }
+    return Problem(n_users, n_items, torch.from_numpy(users_E), torch.from_numpy(items_E), contents)
 
 
 def load_valid(layout: Layout, cell: Cell, n_users: int) -> Interactions:

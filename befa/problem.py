@@ -45,11 +45,20 @@ class Problem:
     """By modality name ("image", "text"), in a fixed order; any number of them."""
 
     def __post_init__(self) -> None:
-        """Raises DataError for ids out of range, which a sparse matrix would take for another pair's."""
+        """Raises DataError for ids out of range, which a sparse matrix would take for another pair's; for pairs that
+        stand there twice or out of order; and for content of another number of items."""
         for name, ids_E, count in (("user", self.users_E, self.n_users), ("item", self.items_E, self.n_items)):
             if len(ids_E) and not 0 <= int(ids_E.min()) <= int(ids_E.max()) < count:
                 what = f"{name} ids from {int(ids_E.min())} to {int(ids_E.max())}, of {count} {name}s"
                 raise DataError(what, mend=f"ids count {name}s from 0, without gaps")
+        pairs_E = self.users_E * self.n_items + self.items_E
+        if not (pairs_E[1:] > pairs_E[:-1]).all():
+            what = "training pairs are not unique and sorted by user, then item"
+            raise DataError(what, mend="make the problem by problem_of of befa/building.py")
+        for modality, content in self.contents.items():
+            if len(content.values_Ic) != self.n_items:
+                what = f"{len(content.values_Ic)} rows of {modality}, of {self.n_items} items"
+                raise DataError(what, mend="give every item a row, absent ones too")
 
     @cached_property
     def train(self) -> Interactions:

@@ -217,7 +217,8 @@ def test_identity_is_of_everything_that_decides_the_bits():
     more = dataclasses.replace(cell, training=dataclasses.replace(cell.training, seeds=(1, 2)))
     assert known == identity(data, more, 1, "cpu")
     slower = dataclasses.replace(cell, optimizer=dataclasses.replace(cell.optimizer, learning_rate=0.001))
-    swapped = dataclasses.replace(problem, items_E=problem.items_E.flip(0))
+    keys_E = (problem.users_E * problem.n_items + problem.n_items - 1 - problem.items_E).sort().values
+    swapped = dataclasses.replace(problem, items_E=keys_E % problem.n_items)  # other items, as many to each user
     fewer = dataclasses.replace(valid, items_E=valid.items_E[::-1].copy())
     others = {
         identity(data, cell, 2, "cpu"),

@@ -75,9 +75,3 @@ def test_negatives_are_uniform_over_the_items_a_user_has_not_seen():
 
 def test_no_interactions_make_no_batches():
     assert epoch(make(set(), 2, 2), 4) == []
-
-
-def test_a_pair_that_stands_twice_does_not_hide_a_user_of_all_items():
-    users, items = torch.tensor([[0, 0, 0, 1], [0, 0, 1, 1]])
-    with pytest.raises(DataError, match="user 0 has all 2 items"):
-        list(batches(Problem(2, 2, users, items), 4, rng=stream(0, "sampling")))
