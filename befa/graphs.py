@@ -12,6 +12,8 @@ from befa.sparse import SparseMatrix, layer_mean, pair_dots
 
 SHORTEST = 1e-12
 """Norm below which F.normalize no longer makes a row one long."""
+ROUNDING = 1e-6
+"""Of a row sum of cosines in float32, relative to the sum of their sizes: a few units in the last place."""
 
 
 def edge_weights(
@@ -82,11 +84,11 @@ def cosine_edges(
 ) -> tuple[Int[Tensor, " E"], Int[Tensor, " E"], Float[Tensor, " E"]]:
     """Each present item's `k` nearest present items by cosine: rows, columns, cosines in [-1, 1].
 
-    An item is its own neighbour, unless `k` equal ones of lower ids are. The choice has no gradient, the cosines have
-    one to `values_Ic`. Absent items take no part; `k` is capped at the number of present ones, so E = P min(k, P).
-    Cosines are compared in steps of 2^-24 (6e-8), and of equal ones the lower id is nearer: duplicates thus give the
-    same graph whatever the order of summation. No more than `block` similarities, or one row of them, are held at once.
-    A row of norm 0 has cosine 0 with all.
+    An item is its own neighbour, also where many have its vector (a shop's placeholder picture, say). The choice has no
+    gradient, the cosines have one to `values_Ic`. Absent items take no part; `k` is capped at the number of present
+    ones, so E = P min(k, P). Cosines are compared in steps of 2^-24 (6e-8), and of equal ones the lower id is nearer:
+    duplicates thus give the same graph whatever the order of summation. No more than `block` similarities, or one row
+    of them, are held at once. A row of norm 0 has cosine 0 with all.
     """
     items_P = present_I.nonzero().squeeze(1)
     values_Pc = values_Ic.detach() if present_I.all() else values_Ic.detach()[items_P]  # no copy without need
@@ -101,10 +103,12 @@ def laplacian_values(
 ) -> Float[Tensor, " E"]:
     """values_ij / sqrt(r_i r_j), r the row sums of the [n, n] matrix; an entry with r_i or r_j <= 0 becomes 0.
 
-    The reference code gives NaN for a negative sum, which negative cosines can make.
+    The reference code gives NaN for a negative sum, which negative cosines can make, and values of 1e7 for a sum that
+    would be 0 but for rounding: what is below 1e-6 of the sum of the sizes is 0 here.
     """
     sums_I = values_E.new_zeros(n).index_add(0, rows_E, values_E)
-    scale_I = torch.where(sums_I > 0, sums_I, torch.inf).rsqrt()
+    sizes_I = values_E.new_zeros(n).index_add(0, rows_E, values_E.detach().abs())
+    scale_I = torch.where(sums_I > ROUNDING * sizes_I, sums_I, torch.inf).rsqrt()
     return values_E * scale_I[rows_E] * scale_I[columns_E]
 
 
@@ -112,7 +116,7 @@ def cosine_graph(content: Content, k: int, *, name: str) -> SparseMatrix:
     """The item graph [I, I] of LATTICE and MGCN: k nearest items, cosine weights, D^-1/2 S D^-1/2 (D: row sums).
 
     Directed, self included (LATTICE, arXiv 2104.09036). No gradient. Rows and columns of absent items are
-    empty. Raises FeatureError for a present row that is not finite or has norm 0; `name` says whose features.
+    empty. Raises FeatureError for a present row that is not finite or has no direction; `name` says whose features.
     """
     _require_directions(content, name)
     n_items = len(content.present_I)
@@ -141,7 +145,7 @@ def _require_directions(content: Content, name: str) -> None:
     norms_I = torch.linalg.vector_norm(content.values_Ic, dim=1)
     for wrong_I, what in (
         (~norms_I.isfinite(), "is not finite, or too long for float32"),
-        (norms_I < SHORTEST, "has norm 0, hence no cosine with any other"),
+        (norms_I < SHORTEST, f"has a norm below {SHORTEST}, hence no cosine with any other"),
     ):
         rows = (wrong_I & content.present_I).nonzero()
         if len(rows):

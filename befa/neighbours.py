@@ -41,22 +41,22 @@ def nearest(
 ) -> Int64[Tensor, "Q k"]:
     """The `k` rows nearest to each of the rows `queries_Q` (to every row if None), nearest first.
 
-    A row is among its own, unless `k` equal ones stand before it. `k` is capped at N. A row of norm 0 has cosine 0 with
-    all. Beyond a float32 copy of the rows, memory does not grow with N but for the answer: no more than `block`
-    similarities, or one row of them, are held at once.
+    A row is among its own: where `k` equal ones stand before it, it takes the last one's place. `k` is capped at N. A
+    row of norm 0 has cosine 0 with all. Beyond a float32 copy of the rows, memory does not grow with N but for the
+    answer: no more than `block` similarities, or one row of them, are held at once.
     """
     values_Nc = values_Nc.detach()
     n, k = len(values_Nc), min(k, len(values_Nc))
     queries_Q = torch.arange(n, device=values_Nc.device) if queries_Q is None else queries_Q
     if n <= max(SMALL, k + SPARE):
-        return _among_all(values_Nc, queries_Q, k, block)
+        return _with_own(_among_all(values_Nc, queries_Q, k, block), queries_Q)
     norms_N, unit_Nc = _directions(values_Nc)
     rough_Qp, rows_Qp = _proposed(unit_Nc, queries_Q, k + SPARE, block)
     cosines_Qk, rows_Qk = ranked(_cosines(values_Nc, norms_N, queries_Q, rows_Qp), rows_Qp, k)
     unsure = (~certain(rough_Qp, cosines_Qk, values_Nc.shape[1])).nonzero().squeeze(1)
     if len(unsure):
         rows_Qk[unsure] = _among_all(values_Nc, queries_Q[unsure], k, block)
-    return rows_Qk
+    return _with_own(rows_Qk, queries_Q)
 
 
 def nearest_others(
@@ -66,8 +66,6 @@ def nearest_others(
     queries_Q = torch.arange(len(values_Nc), device=values_Nc.device) if queries_Q is None else queries_Q
     rows_Qk = nearest(values_Nc, k + 1, queries_Q=queries_Q)
     own_Qk = rows_Qk == queries_Q[:, None]
-    # Among more than k duplicates in lower rows it does not find itself: then the last is one too many.
-    own_Qk[:, -1:] |= ~own_Qk.any(1, keepdim=True)
     return rows_Qk[~own_Qk].view(len(rows_Qk), max(rows_Qk.shape[1] - 1, 0))
 
 
@@ -103,6 +101,13 @@ def one_thread(faiss: ModuleType) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def _with_own(rows_Qk: Int64[Tensor, "Q k"], queries_Q: Int64[Tensor, " Q"]) -> Int64[Tensor, "Q k"]:
+    """Each query among its own, in the last place where more than k equal rows hid it."""
+    hidden_Q1 = (rows_Qk != queries_Q[:, None]).all(1, keepdim=True)
+    rows_Qk[:, -1:] = torch.where(hidden_Q1, queries_Q[:, None], rows_Qk[:, -1:])
+    return rows_Qk
 
 
 def _directions(values_Nc: Float[Tensor, "N c"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "N c"]]:

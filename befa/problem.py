@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
@@ -28,7 +29,21 @@ class Content:
     """
 
     values_Ic: Float[Tensor, "I c"]
+    """float32."""
     present_I: Bool[Tensor, " I"]
+
+    def check(self, name: str, n_items: int) -> None:
+        """Raises DataError unless it is of `n_items`, of the types above, and finite; `name` says whose it is."""
+        values_Ic, present_I = self.values_Ic, self.present_I
+        shape, types = tuple(values_Ic.shape), (values_Ic.dtype, present_I.dtype)
+        if shape[1:] < (1,) or not shape[0] == len(present_I) == n_items or types != (torch.float32, torch.bool):
+            what = f"{name} content is {shape} of {types[0]} and {len(present_I)} of {types[1]}, of {n_items} items"
+            raise DataError(what, mend="give each item a row of float32 and a bool")
+        if n_items and not all(extreme.isfinite() for extreme in values_Ic.aminmax()):
+            row = (~values_Ic.isfinite()).any(1).nonzero()[0].item()
+            raise DataError(
+                f"row {row} of {name} is not finite", mend="make absent rows zero, and mark them in the mask"
+            )
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         """Raises DataError for ids out of range, which a sparse matrix would take for another pair's; for pairs that
-        stand there twice or out of order; and for content of another number of items."""
+        stand there twice or out of order; and for content as `Content.check` does."""
         for name, ids_E, count in (("user", self.users_E, self.n_users), ("item", self.items_E, self.n_items)):
             if len(ids_E) and not 0 <= int(ids_E.min()) <= int(ids_E.max()) < count:
                 what = f"{name} ids from {int(ids_E.min())} to {int(ids_E.max())}, of {count} {name}s"
@@ -56,9 +71,7 @@ class Problem:
             what = "training pairs are not unique and sorted by user, then item"
             raise DataError(what, mend="make the problem by problem_of of befa/building.py")
         for modality, content in self.contents.items():
-            if len(content.values_Ic) != self.n_items:
-                what = f"{len(content.values_Ic)} rows of {modality}, of {self.n_items} items"
-                raise DataError(what, mend="give every item a row, absent ones too")
+            content.check(modality, self.n_items)
 
     @cached_property
     def train(self) -> Interactions:

@@ -33,7 +33,22 @@ def test_a_problem_from_arrays_is_that_of_its_set_of_pairs():
     [
         ({"users_E": torch.tensor([1, 0])}, "not unique and sorted by user, then item; make the problem by problem_of"),
         ({"items_E": torch.tensor([1, 1]), "users_E": torch.tensor([1, 1])}, "not unique and sorted"),
-        ({"contents": {"image": Content(torch.ones(4, 2), torch.ones(4) > 0)}}, "4 rows of image, of 3 items; give"),
+        (
+            {"contents": {"image": Content(torch.ones(4, 2), torch.ones(4) > 0)}},
+            r"image content is \(4, 2\) .* of 3 items",
+        ),
+        (
+            {"contents": {"image": Content(torch.ones(3, 0), torch.ones(3) > 0)}},
+            r"image content is \(3, 0\) .* of 3 items",
+        ),
+        (
+            {"contents": {"image": Content(torch.ones(3, 2, dtype=torch.float64), torch.ones(3) > 0)}},
+            "torch.float64 and 3 of torch.bool, of 3 items; give each item a row of float32 and a bool",
+        ),
+        (
+            {"contents": {"text": Content(torch.tensor([[1, 0], [torch.nan, 2], [0, torch.inf]]), torch.ones(3) > 0)}},
+            "row 1 of text is not finite; make absent rows zero, and mark them in the mask",
+        ),
     ],
 )
 def test_what_a_model_would_take_for_something_else_is_an_error(changed, says):

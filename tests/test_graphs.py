@@ -121,17 +121,17 @@ def test_the_block_size_does_not_matter():
             assert torch.equal(found, expected)
 
 
-def test_the_lower_id_wins_a_tie():
+def test_the_lower_id_wins_a_tie_but_for_the_item_itself():
     values = torch.randn(1, 8, generator=stream(0, "x")) * torch.rand(40, 1, generator=stream(0, "scale"))
     _, columns, _ = graphs.cosine_edges(values, torch.ones(40, dtype=torch.bool), 3)
-    assert columns.reshape(40, 3).tolist() == [[0, 1, 2]] * 40
+    assert columns.reshape(40, 3).tolist() == [[0, 1, 2]] * 3 + [[0, 1, item] for item in range(3, 40)]
 
 
 @pytest.mark.parametrize("build", [graphs.cosine_graph, graphs.binary_graph])
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        *((0.0, "row 3 has norm 0"), (1e-14, "row 3 has norm 0")),
+        *((number, "row 3 has a norm below 1e-12") for number in (0.0, 1e-14)),
         *((number, "row 3 is not finite") for number in (np.nan, -np.inf, 1e30)),
     ],
 )
@@ -162,6 +162,13 @@ def test_a_node_with_a_negative_sum_loses_its_edges():
     rows, columns = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
     values = graphs.laplacian_values(rows, columns, torch.tensor([1.0, -3.0, 2.0]), 2)
     torch.testing.assert_close(values, torch.tensor([0.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("n", range(3, 11))
+def test_a_sum_that_is_0_but_for_rounding_is_0(n):
+    """Indicators of n kinds less their mean: each row's cosines, its own of 1 and the others of -1/(n-1), sum to 0."""
+    kinds = Content(torch.eye(n) - 1 / n, torch.ones(n, dtype=torch.bool))
+    assert not graphs.cosine_graph(kinds, 10, name="image").dense().any()
 
 
 def test_cosines_have_the_gradient_of_their_formula():

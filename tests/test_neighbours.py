@@ -17,11 +17,15 @@ def rows_of(n, width, *, seed=0):
 
 
 def by_loop(values, k):
-    """Every row's nearest by cosine in steps, then by row."""
+    """Every row's nearest by cosine in steps, then by row; itself last where more than k equal ones hid it."""
     unit = values.double().numpy()
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-300)
     order = [np.lexsort((np.arange(len(unit)), -np.round(unit @ row * STEPS))) for row in unit]
-    return torch.from_numpy(np.array(order).reshape(len(unit), -1)[:, :k])
+    found = np.array(order).reshape(len(unit), -1)[:, :k]
+    for row, of_row in enumerate(found):
+        if row not in of_row:
+            of_row[-1] = row
+    return torch.from_numpy(found)
 
 
 @pytest.fixture(params=["faiss", "torch", "all pairs"])
