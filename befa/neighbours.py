@@ -93,10 +93,10 @@ def certain(rough_Qp: Float[Tensor, "Q p"], cosines_Qk: Float[Tensor, "Q k"], wi
 
 
 @contextmanager
-def one_thread(faiss: ModuleType) -> Iterator[None]:
-    """faiss on one core, as all of the project's work unless told otherwise."""
+def threads(faiss: ModuleType, count: int) -> Iterator[None]:
+    """faiss on so many cores; it takes all of them otherwise."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(count)
     try:
         yield
     finally:
@@ -143,7 +143,7 @@ def _proposed(
 def _by_faiss(
     faiss: ModuleType, unit_qc: Float[Tensor, "q c"], unit_Nc: Float[Tensor, "N c"], candidates: int
 ) -> tuple[Float[Tensor, "q p"], Int64[Tensor, "q p"]]:
-    with one_thread(faiss):
+    with threads(faiss, torch.get_num_threads()):
         found = faiss.knn(unit_qc.numpy(), unit_Nc.numpy(), candidates, metric=faiss.METRIC_INNER_PRODUCT)
     rough_qp, rows_qp = map(torch.from_numpy, found)
     # Where values are not finite faiss finds too few, and says -1: such a query is never certain.

@@ -22,7 +22,7 @@ from jaxtyping import Float, Float32, Int64
 from befa import tables
 from befa.errors import BefaError, ConfigError, DataError, FeatureError
 from befa.feature_store import FeatureStore, Modality, check_ids, has_direction
-from befa.neighbours import SPARE, certain, one_thread, ranked
+from befa.neighbours import SPARE, certain, ranked, threads
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class Index:
             unit_Id[start : start + BLOCK] = _unit(vectors_Id[order_I[start : start + BLOCK]])
         ids, lists = [ids[row] for row in order_I], lists_for(len(ids), exact_up_to)
         index = faiss.IndexFlatIP(width)
-        with one_thread(faiss):
+        with threads(faiss, 1):
             if lists:
                 index = faiss.IndexIVFFlat(index, width, lists, faiss.METRIC_INNER_PRODUCT)
                 index.cp.seed, index.cp.min_points_per_centroid = SEED, 1  # without it, small ones get a warning
@@ -216,7 +216,7 @@ class Index:
     ) -> tuple[Float32[np.ndarray, "W c"], Int64[np.ndarray, "W c"]]:
         """What faiss finds, best first: cosines and rows, -1 where there are no more in the lists looked into."""
         index = self._searched if max(candidates, probes) <= GPU_CANDIDATES else self._index
-        with one_thread(_faiss()):
+        with threads(_faiss(), 1):
             if not self.lists:
                 return index.search(unit_Wd, candidates)
             return index.search(unit_Wd, candidates, params=_faiss().SearchParametersIVF(nprobe=probes))
