@@ -1,13 +1,11 @@
 """What a cell is trained on and with: its problem, from its dataset's files, and its model."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Float, Int
 from torch import nn
 
 from befa import splits, tables
@@ -15,7 +13,7 @@ from befa.adapters import ADAPTERS
 from befa.cells import Cell
 from befa.controls import controlled
 from befa.errors import ConfigError, DataError, nearest
-from befa.feature_store import ENCODED, GIVEN, FeatureStore, has_direction
+from befa.feature_store import ENCODED, GIVEN, FeatureStore
 from befa.metrics import Interactions
 from befa.models import MODELS
 from befa.paths import Layout
@@ -44,10 +42,7 @@ def load_problem(layout: Layout, cell: Cell, seed: int, device: str = "cpu") -> 
                 _require_given(layout, cell.dataset, modality)
         store = FeatureStore.open(path, dataset=cell.dataset, encoder=encoder, modality=modality)
         values, present = store.aligned(items["item"].to_pylist(), max_missing=cell.features.max_missing)
-        # Before the policy for absent items, which would pass a filled row off as a real one.
-        use, rng = ADAPTERS[cell.adapter].features, numpy_stream(seed, "control", modality)
-        contents[modality] = content(controlled(values, present, use, rng=rng), present, cell.features.missing)
-    contents = {name: Content(c.values_Ic.to(device), c.present_I.to(device)) for name, c in contents.items()}
+        contents[modality] = content_of(cell, seed, modality, values, present, device)
     pairs = (torch.from_numpy(column).to(device) for column in (users_E, items_E))
     return Problem(len(users), len(items), *pairs, contents)
 
@@ -68,32 +63,19 @@ def _numbered(path: Path, kind: Literal["item", "user"]) -> pa.Table:
     return table
 
 
-def content(values_Ic: np.ndarray, present_I: np.ndarray, missing: Literal["mask", "mean"]) -> Content:
-    """Content from a store's matrix, whose absent rows are NaN, by the policy for absent items."""
-    fill = values_Ic[present_I].mean(0) if missing == "mean" and present_I.any() else 0.0
-    filled_Ic = np.where(present_I[:, None], values_Ic, fill).astype(np.float32, copy=False)
-    marked_I = np.ones_like(present_I) if missing == "mean" and present_I.any() else present_I
-    return Content(torch.from_numpy(filled_Ic), torch.from_numpy(marked_I.copy()))
-
-
-def problem_of(
-    users_E: Int[np.ndarray, " E"],
-    items_E: Int[np.ndarray, " E"],
-    n_users: int,
-    n_items: int,
-    features: Mapping[str, Float[np.ndarray, "I _"]],
-) -> Problem:
-    """A training problem from arrays, without files: pairs of dense ids in any order, features by modality.
-
-    A pair that is given several times counts once. An item whose row of features is zero or not finite is absent in
-    that modality. Raises DataError for ids out of range, and for features of another number of items.
-    """
-    users_E, items_E = np.unique(np.stack([users_E, items_E]).astype(np.int64), axis=1)
-    contents = {
-        modality: content(np.asarray(values_Ic, dtype=np.float32), has_direction(values_Ic), "mask")
-        for modality, values_Ic in features.items()
-    }
-    return Problem(n_users, n_items, torch.from_numpy(users_E), torch.from_numpy(items_E), contents)
+def content_of(
+    cell: Cell, seed: int, modality: str, values_Ic: np.ndarray, present_I: np.ndarray, device: str
+) -> Content:
+    """Content from a matrix, whose absent rows are not looked at: a control's features, by `seed`, where the cell's
+    adapter is one; absent items by the cell's policy."""
+    # Before that policy, which would pass a filled row off as a real one.
+    use, rng = ADAPTERS[cell.adapter].features, numpy_stream(seed, "control", modality)
+    values_Ic = controlled(values_Ic, present_I, use, rng=rng)
+    filled = cell.features.missing == "mean" and present_I.any()
+    values_Ic = np.where(present_I[:, None], values_Ic, values_Ic[present_I].mean(0) if filled else 0.0)
+    present_I = np.ones_like(present_I) if filled else present_I.copy()
+    values_Ic = values_Ic.astype(np.float32, copy=False)
+    return Content(torch.from_numpy(values_Ic).to(device), torch.from_numpy(present_I).to(device))
 
 
 def load_valid(layout: Layout, cell: Cell, n_users: int) -> Interactions:
@@ -102,7 +84,8 @@ def load_valid(layout: Layout, cell: Cell, n_users: int) -> Interactions:
 
 
 def build(problem: Problem, cell: Cell, seed: int) -> nn.Module:
-    """The cell's model with freshly initialised parameters, on the problem's device."""
+    """The cell's model with freshly initialised parameters, on the problem's device. Raises what `Cell.check` does."""
+    cell.check()
     width = cell.network.width
     adapters = {
         modality: ADAPTERS[cell.adapter](cell.adaptation, width, rng=stream(seed, "adapter", modality))

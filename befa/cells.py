@@ -154,21 +154,14 @@ class Cell:
         settings = Settings(params, dataset, encoder, model, adapter)
         network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
-        if adapter != "none" and not _makes_content(network):
-            what = f"{model} makes no content, so the adapter {adapter} would change nothing"
-            able = ", ".join(name for name, kind in MODELS.items() if _makes_content(kind.Config))
-            raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
         if adapters.features == "fixed" and _makes_content(network):
             network = replace(network, trainable_features=False)
         features = config.load(params, f"features.{dataset}", FeaturesConfig)
-        if adapter != "none" and not features.modalities:
-            what = f"features.{dataset} has no modality, so the adapter {adapter} would change nothing"
-            raise ConfigError(what, where="params.yaml", mend="take adapter none, or name a modality")
         training = config.load(params, f"training.{dataset}", TrainingConfig)
         optimizer = settings.load(f"models.{model}.optimizer", "optimizer", OptimizerConfig)
         if training.learning_rate is not None and "learning_rate" not in settings.tuned.optimizer:
             optimizer = replace(optimizer, learning_rate=training.learning_rate)
-        return cls(
+        cell = cls(
             dataset=dataset,
             encoder=encoder,
             model=model,
@@ -180,6 +173,8 @@ class Cell:
             features=features,
             training=replace(training, learning_rate=None),
         )
+        cell.check()
+        return cell
 
     @classmethod
     def read(cls, path: Path) -> "Cell":
@@ -194,6 +189,28 @@ class Cell:
         typed = {"network": model.Config, "adaptation": adapter.Config}
         parts = {key: config.load(stored, key, kind, where=where) for key, kind in typed.items()}
         return replace(config.check(stored, "cell", cls, where=where), **parts)
+
+    def check(self) -> None:
+        """Raises ConfigError for unknown names, another's configuration, and an adapter that would change nothing."""
+        model, adapter = lookup(MODELS, self.model, "model"), lookup(ADAPTERS, self.adapter, "adapter")
+        for part, name, kind in (("network", self.model, model), ("adaptation", self.adapter, adapter)):
+            found = getattr(self, part)
+            if not isinstance(found, kind.Config):
+                what = f"{part} is a {type(found).__name__}, and {name} has a {kind.Config.__name__}"
+                raise ConfigError(what, mend="take the Config of the model's or adapter's class")
+        if self.adapter != "none" and not _makes_content(self.network):
+            what = f"{self.model} makes no content, so the adapter {self.adapter} would change nothing"
+            able = ", ".join(name for name, kind in MODELS.items() if _makes_content(kind.Config))
+            raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
+        if self.adapter != "none" and not self.features.modalities:
+            what = f"features.{self.dataset} has no modality, so the adapter {self.adapter} would change nothing"
+            raise ConfigError(what, where="params.yaml", mend="take adapter none, or name a modality")
+        if adapter.features == "fixed" and self.network.trainable_features:
+            what = f"{self.adapter} is for feature tables that training leaves alone"
+            raise ConfigError(what, mend="set trainable_features=False in the model's configuration")
+        if self.training.learning_rate is not None:
+            what = f"two learning rates: {self.training.learning_rate} of training, {self.optimizer.learning_rate}"
+            raise ConfigError(what, mend="a cell's learning rate is its optimizer's")
 
     def write(self, path: Path) -> None:
         """As JSON."""

@@ -53,7 +53,7 @@ def relu_dropout(x: Float[Tensor, "*shape"], p: float, *, rng: Generator, traini
     threshold = _threshold(p)
     if not training or threshold == 0:
         return torch.relu(x)
-    return _ReluDropout.apply(x, threshold, rng)
+    return _ReluDropout.apply(x.contiguous(), threshold, rng)
 
 
 BITS = 16

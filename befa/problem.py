@@ -20,6 +20,9 @@ ProtocolName = Literal["clean", "mmrec"]
 (docs/protocols.md)."""
 
 
+MEND = "make the problem by problem_of of befa/arrays.py"
+
+
 @dataclass(frozen=True)
 class Content:
     """One modality's item features. Rows of absent items are zero and must be left out by `present_I`.
@@ -36,8 +39,10 @@ class Content:
         """Raises DataError unless it is of `n_items`, of the types above, and finite; `name` says whose it is."""
         values_Ic, present_I = self.values_Ic, self.present_I
         shape, types = tuple(values_Ic.shape), (values_Ic.dtype, present_I.dtype)
-        if shape[1:] < (1,) or not shape[0] == len(present_I) == n_items or types != (torch.float32, torch.bool):
-            what = f"{name} content is {shape} of {types[0]} and {len(present_I)} of {types[1]}, of {n_items} items"
+        fits = values_Ic.ndim == 2 and shape[0] == n_items and shape[1] > 0 and present_I.shape == (n_items,)
+        if not fits or types != (torch.float32, torch.bool):
+            mask = f"{tuple(present_I.shape)} of {types[1]}"
+            what = f"{name} content is {shape} of {types[0]}, its mask {mask}, for {n_items} items"
             raise DataError(what, mend="give each item a row of float32 and a bool")
         if n_items and not all(extreme.isfinite() for extreme in values_Ic.aminmax()):
             row = (~values_Ic.isfinite()).any(1).nonzero()[0].item()
@@ -62,14 +67,17 @@ class Problem:
     def __post_init__(self) -> None:
         """Raises DataError for ids out of range, which a sparse matrix would take for another pair's; for pairs that
         stand there twice or out of order; and for content as `Content.check` does."""
+        if self.users_E.shape != self.items_E.shape or {self.users_E.dtype, self.items_E.dtype} != {torch.int64}:
+            types = f"{self.users_E.dtype} and {self.items_E.dtype}"
+            what = f"{len(self.users_E)} users and {len(self.items_E)} items, of {types}, are no pairs of int64"
+            raise DataError(what, mend=MEND)
         for name, ids_E, count in (("user", self.users_E, self.n_users), ("item", self.items_E, self.n_items)):
             if len(ids_E) and not 0 <= int(ids_E.min()) <= int(ids_E.max()) < count:
                 what = f"{name} ids from {int(ids_E.min())} to {int(ids_E.max())}, of {count} {name}s"
                 raise DataError(what, mend=f"ids count {name}s from 0, without gaps")
         pairs_E = self.users_E * self.n_items + self.items_E
         if not (pairs_E[1:] > pairs_E[:-1]).all():
-            what = "training pairs are not unique and sorted by user, then item"
-            raise DataError(what, mend="make the problem by problem_of of befa/building.py")
+            raise DataError("training pairs are not unique and sorted by user, then item", mend=MEND)
         for modality, content in self.contents.items():
             content.check(modality, self.n_items)
 

@@ -123,7 +123,9 @@ def _validated_users(problem: Problem, valid: Interactions) -> np.ndarray:
     """Users with both training and validation interactions. Raises DataError where there is none."""
     users = np.flatnonzero((valid.counts > 0) & (problem.train.counts > 0))
     if len(users) == 0:
-        raise DataError("no user has both training and validation interactions", mend="change the split's shares")
+        raise DataError(
+            "no user has both training and validation interactions", mend="give some, by the split's shares"
+        )
     return users
 
 

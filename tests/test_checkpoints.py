@@ -24,11 +24,17 @@ def test_the_data_are_all_that_a_model_is_trained_on():
     absent_I[0] = False
     later = valid.offsets.copy()
     later[1] += 1
+    more = Content(torch.cat([content.values_Ic, content.values_Ic[:1]]), torch.cat([content.present_I, absent_I[1:2]]))
+    last_user, last_item = problem.users_E.clone(), problem.items_E.clone()
+    last_user[-1] += 1
+    last_item[-1] += 1
+    wider = replace(problem, n_users=problem.n_users + 1, n_items=problem.n_items + 1, contents={"image": more})
     others = [
         (replace(problem, n_users=problem.n_users + 1), valid),
-        (replace(problem, n_items=problem.n_items + 1), valid),
-        (replace(problem, users_E=problem.users_E.flip(0)), valid),
-        (replace(problem, items_E=problem.items_E.flip(0)), valid),
+        (replace(problem, n_items=problem.n_items + 1, contents={"image": more}), valid),
+        (wider, valid),
+        (replace(wider, users_E=last_user), valid),
+        (replace(wider, items_E=last_item), valid),
         (replace(problem, contents={"text": content}), valid),
         (replace(problem, contents={"image": Content(2 * content.values_Ic, content.present_I)}), valid),
         (replace(problem, contents={"image": Content(content.values_Ic, absent_I)}), valid),

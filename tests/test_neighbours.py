@@ -124,3 +124,19 @@ def test_a_row_that_asks_for_its_gradient_has_neighbours(monkeypatch):
     monkeypatch.setattr(neighbours, "SMALL", 0)
     x = torch.randn(100, 4, generator=stream(0, "rows"))
     assert torch.equal(neighbours.nearest(x.clone().requires_grad_(), 3), neighbours.nearest(x, 3))
+
+
+def test_faiss_has_as_many_threads_as_torch(monkeypatch):
+    import faiss
+
+    seen, propose, before = [], faiss.knn, torch.get_num_threads()
+    monkeypatch.setattr(neighbours, "SMALL", 0)
+    monkeypatch.setattr(
+        faiss, "knn", lambda *given, **named: (seen.append(faiss.omp_get_max_threads()), propose(*given, **named))[1]
+    )
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found = nearest(hostile(), 10)
+        assert torch.equal(found, by_loop(hostile(), 10))
+    torch.set_num_threads(before)
+    assert seen == [1, 2]

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from conformance.test_models import EVERY, VARIANTS
+from conformance.test_models import EVERY, VARIANTS, WITHOUT_ADAPTERS
 from other_device import OTHER, OtherDevice, OtherTensor
 from test_training import small_cell, small_problem
 
@@ -28,7 +28,7 @@ def moved(problem, device=OTHER):
 
 
 def cell_of(name, variant, epochs=1):
-    adapter, adaptation = VARIANTS[variant]
+    adapter, adaptation = VARIANTS["none" if name in WITHOUT_ADAPTERS else variant]
     return small_cell(
         name,
         adapter,

@@ -413,6 +413,22 @@ def test_a_gain_is_over_the_base_that_differs_in_the_adapter_alone():
         assert gain == pytest.approx(mean[adapter] / mean[base] - 1)
 
 
+def test_stars_of_other_adapters_are_corrected_over_their_own_dataset():
+    made, rng = experiment(), np.random.default_rng(3)
+    for dataset, adapters in (("hm", ("none", "blend")), ("demo", ("none", "blend", "mix", "stir"))):
+        for adapter in adapters:
+            cell = Listed(dataset=dataset, encoder="clip", model="vbpr", adapter=adapter)
+            made.cells[cell.name], made.states[cell.name] = cell, CURRENT
+            made.results[cell.name] = result(rng, 0.3 if adapter == "none" else 0.33)
+    found = figures(made)
+    for dataset, adapters in (("hm", ["blend"]), ("demo", ["blend", "mix", "stir"])):
+        base = made.results[f"{dataset}-clip-vbpr-none"].per_user()
+        keys = [(adapter, metric) for adapter in adapters for metric in PAPER_METRICS]
+        own = [uncorrected(base, made.results[f"{dataset}-clip-vbpr-{a}"].per_user(), m) for a, m in keys]
+        p = [found[f"others/{dataset}/clip/vbpr+{adapter}/{metric}/gain"].p for adapter, metric in keys]
+        assert p == pytest.approx(significance.holm(own))
+
+
 def test_an_adapter_whose_base_is_not_listed_has_no_gain():
     made = experiment()
     cell = Listed(dataset="hm", encoder="clip", model="vbpr", adapter="blend")

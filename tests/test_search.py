@@ -287,8 +287,10 @@ def test_the_number_of_threads_is_as_before():
     import faiss
 
     before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before + 2)
     build(["a"], [[1, 0]]).nearest(np.ones((1, 2), np.float32), 1)
-    assert faiss.omp_get_max_threads() == before
+    assert faiss.omp_get_max_threads() == before + 2
+    faiss.omp_set_num_threads(before)
 
 
 def test_where_no_index_can_be_kept_one_is_built_for_the_search(tmp_path, caplog):

@@ -42,7 +42,9 @@ UNTRAINED = {"item_knn"}
 """Models without parameters: they have no width, no seed and no epochs."""
 
 
-def small_cell(model="bm3", adapter="befa", **changes):
+def small_cell(model="bm3", adapter=None, **changes):
+    """With BeFA, where nothing else is said and the model has content."""
+    adapter = adapter or ("befa" if hasattr(MODELS[model].Config, "trainable_features") else "none")
     parts = {
         "dataset": "small",
         "encoder": "none",

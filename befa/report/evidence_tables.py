@@ -96,8 +96,8 @@ def others(experiment: Experiment, encoder: str) -> Table:
     note = (
         "Test part; mean ± sample standard deviation over seeds where there are several. LATTICE (released) is the "
         "host in BeFA's published code. VBPR has no graph, LightGCN and BPR-MF no content, ItemKNN (neighbours by "
-        "content) no training. Gain: of the adapter above it over the base. "
-        + significance.legend("the gains of its dataset in this table")
+        "content) no training. Gain: of the adapter above it over the base (of fixed tables over the base with "
+        "fixed tables). " + significance.legend("the gains of its dataset in this table")
     )
     title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
     return Table(f"others-{encoder}", title, note, groups, PAPER_METRICS * len(datasets), tuple(rows))
