@@ -97,7 +97,7 @@ def others(experiment: Experiment, encoder: str) -> Table:
         "Test part; mean ± sample standard deviation over seeds where there are several. LATTICE (released) is the "
         "host in BeFA's published code. VBPR has no graph, LightGCN and BPR-MF no content, ItemKNN (neighbours by "
         "content) no training. Gain: of the adapter above it over the base (of fixed tables over the base with "
-        "fixed tables). " + significance.legend("the gains of its dataset in this table")
+        "fixed tables). " + significance.legend("the gains of its adapter and dataset in this table")
     )
     title, groups = f"Other models and adapters, {encoder} features", tuple((d, len(PAPER_METRICS)) for d in datasets)
     return Table(f"others-{encoder}", title, note, groups, PAPER_METRICS * len(datasets), tuple(rows))
@@ -113,7 +113,9 @@ def _gains_of_others(
         for model, adapter, dataset, metric in keys
     ]
     found: dict[tuple[str, str], list[Value]] = {pair: [] for pair in adapted}
-    for (model, adapter, *_), gain in zip(keys, starred(gains, [dataset for *_, dataset, _ in keys]), strict=True):
+    # By adapter: what BeFA's stars say must not depend on which of one's own are listed beside it.
+    families = [(adapter, dataset) for _, adapter, dataset, _ in keys]
+    for (model, adapter, *_), gain in zip(keys, starred(gains, families), strict=True):
         found[model, adapter].append(gain)
     return found
 
