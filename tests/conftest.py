@@ -1,6 +1,5 @@
 """Shared material: a tiny generated catalogue, and a CLIP of a few steps trained on it."""
 
-import gc
 import os
 
 # On tensors as small as these, threads only wait for each other: ten times as slow on a busy machine. Set before torch
@@ -27,14 +26,6 @@ from befa.sources import demo
 
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def collected_quickly():
-    """statsmodels collects garbage after each correction: a fifth of a second for what has been imported here."""
-    gc.freeze()
-    yield
-    gc.unfreeze()  # else modules in C complain of leaks
 
 
 @pytest.fixture(scope="session")

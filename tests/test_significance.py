@@ -99,7 +99,7 @@ def test_the_t_test_is_its_formula():
     assert compared(per_user(base_US), per_user(adapted_US)).over_users.t == pytest.approx(p)
 
 
-few = settings(max_examples=20)  # a comparison takes 10 ms, and Holm's correction in statsmodels 100 ms
+few = settings(max_examples=20)  # a comparison takes 10 ms
 values = st.integers(0, 64).map(lambda n: n / 64)
 pairs = st.integers(2, 12).flatmap(
     lambda n: st.tuples(*[st.lists(st.tuples(values, values), min_size=n, max_size=n)] * 2)
