@@ -208,9 +208,6 @@ class Cell:
         if adapter.features == "fixed" and self.network.trainable_features:
             what = f"{self.adapter} is for feature tables that training leaves alone"
             raise ConfigError(what, mend="set trainable_features=False in the model's configuration")
-        if self.training.learning_rate is not None:
-            what = f"two learning rates: {self.training.learning_rate} of training, {self.optimizer.learning_rate}"
-            raise ConfigError(what, mend="a cell's learning rate is its optimizer's")
 
     def write(self, path: Path) -> None:
         """As JSON."""

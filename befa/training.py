@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from befa.adam import Adam
 from befa.cells import Cell
-from befa.errors import DataError, TrainingError
+from befa.errors import ConfigError, DataError, TrainingError
 from befa.metrics import Interactions, means, metrics_per_user
 from befa.problem import Problem
 from befa.ranking import rank, scorer
@@ -50,9 +50,12 @@ def fit(
     parameters go on by their momentum in batches that give them no gradient (LATTICE's content), as under its torch.
     A model without parameters is evaluated once: a history of one row, with loss 0, and an empty state.
     `on_epoch` is called with the epoch's row, the best row so far, and the epochs there will be if none is better.
-    Raises TrainingError naming epoch and batch when the loss is not finite.
+    Raises TrainingError naming epoch and batch when the loss is not finite, ConfigError for two learning rates.
     """
     training = cell.training
+    if training.learning_rate is not None:  # here, not in Cell.check: runs of before, which have two, can still be used
+        what = f"two learning rates: {training.learning_rate} of training, {cell.optimizer.learning_rate}"
+        raise ConfigError(what, mend="a cell's learning rate is its optimizer's")
     _validated_users(problem, valid)  # an error now, not after an epoch
     if next(model.parameters(), None) is None:
         row = {"epoch": 0, "loss": 0.0, **validate(model, problem, valid)}

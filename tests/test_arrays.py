@@ -155,7 +155,6 @@ def test_content_that_a_model_would_take_for_something_else_is_an_error(values, 
     ({"adapter": "lora"}, "adaptation is a BeFAConfig, and lora has a LoRAConfig"),
     ({"model": "bpr", "network": MODELS["bpr"].Config()}, "bpr makes no content, so the adapter befa would change"),
     ({"adapter": "befa_fixed", "adaptation": ADAPTERS["befa_fixed"].Config()}, "befa_fixed is for feature tables that"),
-    ({"training": TrainingConfig(learning_rate=0.5)}, r"two learning rates: 0\.5 of training, 0\.001; a cell's"),
 ])  # fmt: skip
 def test_a_cell_that_is_none_is_an_error(changed, says):
     with pytest.raises(ConfigError, match=says):
@@ -178,6 +177,14 @@ def test_a_seed_trains_the_same_from_arrays_in_another_order():
         return fit(build(problem, cell, 1), problem, interactions_of([0, 1], [0, 1], 4, 4), cell, 1).history
 
     assert trained([0, 1, 2, 3]) == trained([3, 1, 0, 2])
+
+
+def test_two_learning_rates_are_an_error_where_one_is_used():
+    """And not before: a run that was trained when both were stored can still be read."""
+    cell, problem = cell_of(training=TrainingConfig(learning_rate=0.5)), made()
+    model = build(problem, cell, 1)
+    with pytest.raises(ConfigError, match=r"two learning rates: 0\.5 of training, 0\.001; a cell's"):
+        fit(model, problem, interactions_of([0, 1], [0, 1], 4, 4), cell, 1)
 
 
 def test_without_validation_the_error_says_so():
