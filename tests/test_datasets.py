@@ -162,7 +162,7 @@ def test_hm_from_a_web_mirror_with_a_password_that_is_nowhere(project, server, m
     assert table["difference"]["users"]["absolute"] == 30 - 43_543
     assert "43,543" in ran.stdout
     listed = json.loads((project / "data/raw/hm/files.json").read_text())
-    assert listed["archive.zip"]["bytes"] == (server.folder / "handm-dataset-128x128.zip").stat().st_size
+    assert listed["handm-dataset-128x128.zip"]["bytes"] == (server.folder / "handm-dataset-128x128.zip").stat().st_size
     written = [path for path in project.rglob("*") if path.is_file()]
     assert not [path for path in written if b"hidden-word" in path.read_bytes()]
     assert "hidden-word" not in ran.stdout + ran.stderr

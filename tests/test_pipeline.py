@@ -281,7 +281,7 @@ def test_a_new_split_encodes_nothing_again(project):
         ),
         (["encode_images", "demo", "clip_smal"], "unknown encoder 'clip_smal'; did you mean 'clip_small'?"),
         (["download", "hm"], "no credentials for Kaggle"),
-        (["filter", "hm"], "no such file in data/raw/hm/archive.zip; run `dvc repro download@hm`"),
+        (["filter", "hm"], "no such file in data/raw/hm/handm-dataset-128x128.zip; run `dvc repro download@hm`"),
         (["run", "train_befa@dmo"], "no stage 'train_befa@dmo' in dvc.yaml; did you mean 'train_befa@demo'?"),
     ],
 )

@@ -51,8 +51,8 @@ def items(raw, text=None):
 
 @pytest.mark.parametrize("folder", ["images_128_128", "images"])
 def test_both_layouts_are_read_without_unpacking(tmp_path, folder):
-    assert fetch(archive(tmp_path / "a.zip", folder=folder), tmp_path / "raw") == ["archive.zip"]
-    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["archive.zip"]
+    assert fetch(archive(tmp_path / "a.zip", folder=folder), tmp_path / "raw") == ["handm-dataset-128x128.zip"]
+    assert [p.name for p in (tmp_path / "raw").iterdir()] == ["handm-dataset-128x128.zip"]
     events = [row for batch in hm.events(tmp_path / "raw") for row in batch.to_pylist()]
     assert [(e["user"], e["item"], e["time"] // 86_400) for e in events] == [
         ("00aa", "0108775015", 18_521),
@@ -80,7 +80,8 @@ def test_a_folder_that_holds_the_archive_is_a_mirror_too(tmp_path, monkeypatch):
     archive(tmp_path / "mirror/handm-dataset-128x128.zip")
     monkeypatch.setenv("BEFA_MIRROR_HM", str(tmp_path / "mirror"))
     assert all(need.there for need in hm.needs(hm.HmConfig(), "hm"))
-    assert hm.fetch(hm.HmConfig(), tmp_path / "raw", dataset="hm", progress=lambda *_: None) == ["archive.zip"]
+    names = hm.fetch(hm.HmConfig(), tmp_path / "raw", dataset="hm", progress=lambda *_: None)
+    assert names == ["handm-dataset-128x128.zip"]
 
 
 def test_without_mirror_and_account_the_mend_names_both(tmp_path, monkeypatch):
@@ -147,14 +148,15 @@ def test_what_kaggle_brought_is_compared_with_what_is_known(tmp_path, monkeypatc
     assert not path.exists()
 
 
-def test_an_archive_of_an_earlier_try_is_not_taken_for_another(tmp_path, monkeypatch):
-    """Nothing says which of Kaggle's it is: the parameters may have been changed since."""
+def test_what_an_unfinished_try_left_is_taken_up_under_its_name_only(tmp_path, monkeypatch):
+    """34 GB are not fetched again; and the parameters may ask for the other archive now."""
     for name in ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY", "BEFA_MIRROR_HM"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(tmp_path))
-    (tmp_path / "raw").mkdir()
-    archive(tmp_path / "raw/archive.zip")
+    fetch(archive(tmp_path / "a.zip"), tmp_path / "raw")
+    names = hm.fetch(hm.HmConfig(), tmp_path / "raw", dataset="hm", progress=lambda *_: None)
+    assert names == ["handm-dataset-128x128.zip"]
     config = hm.HmConfig(archive="h-and-m-personalized-fashion-recommendations")
     monkeypatch.setattr(hm, "COMPETITION_BYTES", 0)
     with pytest.raises(DataError, match="no credentials for Kaggle"):

@@ -4,10 +4,9 @@ Layout: `transactions_train.csv`, `articles.csv`, and `0xx/0xxxxxxxxx.jpg` under
 An article_id is a string of ten digits with a leading zero. Terms: non-commercial, no redistribution.
 """
 
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,8 @@ from befa.progress import Progress
 from befa.sources import kaggle_client, tabular
 from befa.sources.base import render
 
-ARCHIVE = "archive.zip"
+Archive = Literal["odins0n/handm-dataset-128x128", "h-and-m-personalized-fashion-recommendations"]
+"""Kaggle's names of the two."""
 DEFAULT_TEXT = "{prod_name}, {product_type_name}, {colour_group_name}. {detail_desc}"
 COMPETITION_BYTES = 34_000_000_000
 """About what the competition's archive takes."""
@@ -34,10 +34,8 @@ IMAGE_FOLDERS = ("images_128_128", "images")
 class HmConfig:
     """The `source` block of an H&M dataset."""
 
-    archive: Literal["odins0n/handm-dataset-128x128", "h-and-m-personalized-fashion-recommendations"] = (
-        "odins0n/handm-dataset-128x128"
-    )
-    """Kaggle's name of it: the paper's (pictures of 128 x 128 pixels), or the competition's (34 GB)."""
+    archive: Archive = "odins0n/handm-dataset-128x128"
+    """Which: the paper's (pictures of 128 x 128 pixels), or the competition's (34 GB)."""
     mirror: str | None = None
     """Folder or http(s) address that holds the archive, or the archive itself; null: Kaggle, with one's own account."""
     file: KnownFile = KnownFile()
@@ -55,7 +53,7 @@ def needs(config: HmConfig, dataset: str) -> list[Need]:
         place = kaggle_client.credentials()
         what = "an account of Kaggle" + (f" ({place})" if place else "")
         return [Need(what, place is not None, f"{kaggle_client.WHERE_TO_PUT_THEM}; or {_mirror_mend(config, dataset)}")]
-    return [downloads.need(_name(config), mirror)]
+    return [downloads.need(_file(config.archive), mirror)]
 
 
 def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> list[str]:
@@ -63,7 +61,7 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
 
     Raises DataError when the archive is absent, truncated, unsafe, or not H&M's.
     """
-    mirror, name = downloads.mirrors(config.mirror, dataset), _name(config)
+    mirror, name = downloads.mirrors(config.mirror, dataset), _file(config.archive)
     into.mkdir(parents=True, exist_ok=True)
     if mirror is not None:
         downloads.fetch(name, mirror, into, config.file, progress=progress)
@@ -80,16 +78,16 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
     except DataError:
         (into / name).unlink()  # else the next try would take it up
         raise
-    (into / name).replace(into / ARCHIVE)
-    return [ARCHIVE]
+    return [name]  # the name says which it is, so that a later try takes up the right one
 
 
-def _name(config: HmConfig) -> str:
-    return config.archive.rpartition("/")[2] + ".zip"
+def _file(archive: str) -> str:
+    """The name under which Kaggle hands it out."""
+    return archive.rpartition("/")[2] + ".zip"
 
 
 def _mirror_mend(config: HmConfig, dataset: str) -> str:
-    return f"set datasets.{dataset}.source.mirror to a local copy of {_name(config)}, or of its folder"
+    return f"set datasets.{dataset}.source.mirror to a local copy of {_file(config.archive)}, or of its folder"
 
 
 def _check(path: Path, progress: Progress) -> None:
@@ -106,8 +104,9 @@ def _check(path: Path, progress: Progress) -> None:
 
 def events(raw: Path) -> Iterator[pa.RecordBatch]:
     """Transactions in file order; repeat purchases are repeated rows, times are days."""
-    with _archive(raw) as archive, archive.open("transactions_train.csv") as file:
-        yield from transactions(file, raw / ARCHIVE)
+    path = _there(raw)
+    with archives.opened(path) as archive, archive.open("transactions_train.csv") as file:
+        yield from transactions(file, path)
 
 
 def transactions(file: tabular.Readable, where: Path) -> Iterator[pa.RecordBatch]:
@@ -121,22 +120,23 @@ def transactions(file: tabular.Readable, where: Path) -> Iterator[pa.RecordBatch
 
 def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
     """Articles with their text by template (over all columns of articles.csv) and their image, if there is one."""
-    with _archive(raw) as archive:
+    path = _there(raw)
+    with archives.opened(path) as archive:
         pictures = {Path(name).stem: name for name in archive.namelist() if name.endswith(".jpg") and _is_picture(name)}
         with archive.open("articles.csv") as file:
             # Every column as text: a number would lose its leading zeros.
-            with tabular.errors(raw / ARCHIVE):
+            with tabular.errors(path):
                 header = tabular.columns(file.readline().decode())
-            tabular.require(header, ["article_id"], raw / ARCHIVE)
+            tabular.require(header, ["article_id"], path)
             file.seek(0)
             rows = []
-            for batch in tabular.read(file, dict.fromkeys(header, pa.string()), where=raw / ARCHIVE, multiline=True):
-                _check_article_ids(batch["article_id"], raw / ARCHIVE)
+            for batch in tabular.read(file, dict.fromkeys(header, pa.string()), where=path, multiline=True):
+                _check_article_ids(batch["article_id"], path)
                 rows += batch.to_pylist()
     ids = [row["article_id"] for row in rows]
-    images = [f"{ARCHIVE}/{pictures[i]}" if i in pictures else None for i in ids]
+    images = [f"{path.name}/{pictures[i]}" if i in pictures else None for i in ids]
     if pictures and not any(images):
-        raise DataError("no article has a picture although there are pictures", where=raw / ARCHIVE, mend=_ZEROS)
+        raise DataError("no article has a picture although there are pictures", where=path, mend=_ZEROS)
     yield pa.record_batch([ids, [render(text or DEFAULT_TEXT, row) for row in rows], images], schema=ITEMS)
 
 
@@ -160,7 +160,10 @@ def _check_article_ids(ids: pa.Array, where: Path) -> None:
         raise DataError(f"article_id {wrong[0].as_py()!r} is not of ten characters", where=where, mend=_ZEROS)
 
 
-def _archive(raw: Path) -> zipfile.ZipFile:
-    if not (raw / ARCHIVE).exists():
-        raise tabular.missing(raw / ARCHIVE)
-    return archives.opened(raw / ARCHIVE)
+def _there(raw: Path) -> Path:
+    """The archive in the folder `raw`."""
+    paths = [raw / _file(archive) for archive in get_args(Archive)]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        raise tabular.missing(paths[0])
+    return path
