@@ -27,8 +27,8 @@ from befa.progress import Progress
 from befa.tables import whole
 
 __all__ = [
-    "ANOTHER", "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "fetch", "make_room", "mirrors", "need",
-    "shown", "variable_of", "verify",
+    "ANOTHER", "PATIENT", "AbsentError", "Fetched", "KnownFile", "Policy", "fetch", "fetched_file", "make_room",
+    "mirrors", "need", "shown", "variable_of", "verify",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -82,10 +82,10 @@ def _there(target: Path, known: KnownFile, report: Progress) -> Fetched | None:
     return there
 
 
-def verify(path: Path, known: KnownFile) -> None:
+def verify(path: Path, known: KnownFile, report: Progress = silent) -> None:
     """Raises DataError when the file at `path`, which came by another way, is not the one that is known."""
     if known != UNKNOWN:
-        there = fetched_file(path, path.name, silent)
+        there = fetched_file(path, path.name, report)
         difference = difference_of(there.bytes, there.sha256, known)
         if difference is not None:
             raise not_the_file(path.name, difference, path)

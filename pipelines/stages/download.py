@@ -1,9 +1,8 @@
 """Stage `download@<dataset>`: the raw files, fetched or generated, and a list of what they are."""
 
 import shutil
-from pathlib import Path
 
-from befa import config, tables
+from befa import config, downloads, tables
 from befa.datasets import DatasetConfig
 from befa.errors import lookup
 from befa.paths import Layout
@@ -27,11 +26,9 @@ def run(dataset: str, layout: Layout) -> None:
     for path in partial.iterdir():
         if path.name not in names:  # of another try, with other parameters
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    tables.write_json(partial / LIST, {name: _described(partial / name) for name in sorted(names)})
+    with progress(f"checksums of {dataset}", unit="bytes") as report:
+        came = [downloads.fetched_file(partial / name, name, report) for name in sorted(names)]
+    tables.write_json(partial / LIST, {file.name: {"bytes": file.bytes, "sha256": file.sha256} for file in came})
     if raw.exists():
         shutil.rmtree(raw)
     partial.rename(raw)
-
-
-def _described(path: Path) -> dict[str, object]:
-    return {"bytes": path.stat().st_size, "sha256": tables.sha256_of(path)}

@@ -73,7 +73,7 @@ def fetch(config: HmConfig, into: Path, *, dataset: str, progress: Progress) -> 
         kaggle_client.download(kind, config.archive, into, name, bytes_expected=expected, progress=progress)
     try:
         if mirror is None:  # else it was verified as it came
-            downloads.verify(into / name, config.file)
+            downloads.verify(into / name, config.file, progress)
         _check(into / name, progress)
     except DataError:
         (into / name).unlink()  # else the next try would take it up
