@@ -29,7 +29,7 @@ def report(path: Path) -> dict[str, Any]:
       without hubs. `largest_hub` and `never_a_neighbour` are shares: of the items that have it as neighbour, and of
       items that nobody has.
 
-    The last three are null where fewer than 12 items are present. Of more than 20,000, only as many, a fixed sample,
+    All four are null where fewer than 12 items are present. Of more than 20,000, only as many, a fixed sample,
     are asked for their neighbours: hubness and `never_a_neighbour` then come out higher than with all of them, and
     are to be compared between stores of the same items alone.
     """

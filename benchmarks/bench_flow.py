@@ -118,7 +118,7 @@ def flow_times(at: Path, jobs: int) -> tuple[float, float]:
 
 
 def no_op() -> None:
-    """`dvc status` and `run` where nothing is to be done, for today's cells and for three other sets of them."""
+    """`dvc status` and `run` where nothing is to be done, for the cells as listed and for another set of them."""
     print("\n| cells | stages | dvc status | run |\n|---|---:|---:|---:|")
     names = (["demo", "microlens", "hm"], ["clip_small", "clip"], ["lattice", "bm3", "freedom", "mgcn"])
     whole = list(product(*names, ["none", "befa", "lora", "soft_prompt"]))

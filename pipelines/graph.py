@@ -53,7 +53,7 @@ class Plan:
     steps: tuple[Step, ...]
     """Those that are changed, or come after one that is, in the graph's order."""
     results: tuple[str, ...]
-    """Paths of the targets' own outputs."""
+    """Paths of the targets' own outputs, in the order of the targets."""
 
 
 def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = False) -> Plan:
@@ -63,13 +63,12 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
     while another DVC process has the project. Raises ConfigError for an unknown target and a graph that cannot be read.
     """
     try:
-        repo = Repo(_wait_for_lock=True)
-        with lock_repo(repo):
+        with Repo(_wait_for_lock=True) as repo, lock_repo(repo):
             _mend_lock_file(repo)
             graph = repo.index.graph
             known = {stage.addressing: stage for stage in graph}
-            wanted = {stage for target in targets for stage in named(target, known)}
-            needed = graph.subgraph(wanted.union(*(nx.descendants(graph, stage) for stage in wanted)))
+            wanted = list(dict.fromkeys(stage for target in targets for stage in named(target, known)))
+            needed = graph.subgraph(set(wanted).union(*(nx.descendants(graph, stage) for stage in wanted)))
             forced = {stage.addressing for stage in needed} if force else set(forced)
             return Plan(len(needed), _steps(needed, forced), tuple(o for stage in wanted for o in _outs(stage)))
     except DvcException as error:
@@ -82,7 +81,8 @@ def plan(targets: Sequence[str], *, forced: Collection[str] = (), force: bool = 
 def need_remote() -> None:
     """Raises ConfigError when the project in the current folder has no default remote to push to."""
     try:
-        Repo().cloud.get_remote(command="push")
+        with Repo() as repo:
+            repo.cloud.get_remote(command="push")
     except DvcException:
         mend = "dvc remote add --default NAME ADDRESS"
         raise ConfigError("no remote to push to", where=".dvc/config", mend=mend) from None

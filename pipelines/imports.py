@@ -77,8 +77,14 @@ def _reached(start: str, followed: Callable[[str], Collection[str]]) -> set[str]
         file = todo.pop()
         if file not in seen:
             seen.add(file)
-            todo += followed(file) if file in REGISTRIES else imports(file)
+            todo += followed(file) if file in REGISTRIES else imports(file) | _packages(file)
     return {file for file in seen if file not in REGISTRIES and not _only_documents(file)}
+
+
+def _packages(file: str) -> set[str]:
+    """The __init__.py of each folder above `file`, which Python runs first; the registries are followed by name."""
+    above = {str(folder / "__init__.py") for folder in Path(file).parents}
+    return {path for path in above - REGISTRIES.keys() if (ROOT / path).is_file()}
 
 
 def _stem(path: str) -> str:

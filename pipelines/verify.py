@@ -36,13 +36,14 @@ def verify(targets: Sequence[str] = ()) -> Checked:
     the outputs. Raises ConfigError for an unknown target.
     """
     try:
-        repo = Repo(_wait_for_lock=True)
-        with lock_repo(repo):
-            stages = {stage.addressing: stage for stage in repo.index.graph}
-            chosen = [stage for target in targets for stage in named(target, stages)] or list(stages.values())
-            files = {(oid, path) for stage in chosen for out in stage.outs for oid, path in _files(repo, out)}
-        # Without the lock, for which a `dvc repro` beside this would not wait: DVC puts an object in its place whole.
-        return _read(repo, files)
+        with Repo(_wait_for_lock=True) as repo:
+            with lock_repo(repo):
+                stages = {stage.addressing: stage for stage in repo.index.graph}
+                chosen = [stage for target in targets for stage in named(target, stages)] or list(stages.values())
+                files = {(oid, path) for stage in chosen for out in stage.outs for oid, path in _files(repo, out)}
+            # Without the lock, for which a `dvc repro` beside this would not wait: DVC puts an object in its place
+            # whole.
+            return _read(repo, files)
     except DvcException as error:
         raise ConfigError(f"DVC cannot read the graph ({error})", where=Path.cwd(), mend="mend dvc.yaml") from None
 

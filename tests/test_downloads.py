@@ -21,9 +21,11 @@ from pathlib import Path
 
 import pytest
 
+from befa import config as configurations
 from befa.downloads import Fetched, KnownFile, Policy, fetch, mirrors, shown
 from befa.downloads.part import Part
 from befa.errors import ConfigError, DataError
+from befa.sources import SOURCES
 
 DATA = bytes(i * 7919 % 251 for i in range(300_000))
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -621,6 +623,27 @@ def test_a_password_is_used_and_shows_nowhere(server, tmp_path, monkeypatch, cap
         for secret in ("cret", "hidden", "somebody", base64.b64encode(b"somebody:se@cret").decode()):
             assert secret not in text
     fail([404], tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [
+        ("hm", {}),
+        ("microlens", {"mirror": "data/incoming/microlens"}),
+        ("tmall", {"mirror": "data/incoming/tmall"}),
+        ("catalogue", {"folder": "shop", "interactions": {"file": "a.csv", "user": "u", "item": "i"}}),
+    ],
+)
+def test_a_password_in_an_address_without_http_shows_neither(kind, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("BEFA_MIRROR_SHOP", "somebody:hidden@mirror.org/folder")
+    config = configurations.check({"form": "sample"} | source if kind == "tmall" else source, "x", SOURCES[kind].Config)
+    needs = SOURCES[kind].needs(config, "shop")
+    assert needs
+    assert all("mirror.org/folder" in need.what and not need.there for need in needs)
+    with pytest.raises(DataError, match=r"mirror\.org/folder") as caught:
+        SOURCES[kind].fetch(config, tmp_path, dataset="shop", progress=lambda *_: None)
+    for text in (str(caught.value), *(part for need in needs for part in (need.what, need.mend))):
+        assert "hidden" not in text
 
 
 def test_shown_keeps_what_tells_the_place():

@@ -84,6 +84,11 @@ def test_no_stage_runs_code_outside_its_deps():
         assert not missing, f"{name} runs {missing}: add them to its deps in dvc.yaml"
 
 
+def test_what_python_runs_first_is_run_too():
+    """befa/__init__.py decides the order of sums."""
+    assert "befa/__init__.py" in closure("befa/rng.py", {}) & shared("train")
+
+
 def test_no_dep_is_needless():
     """A dep may be needless for one dataset and needed for another of the same template, not for all."""
     needless, needed = set(), set()

@@ -47,7 +47,11 @@ def test_a_plan_holds_what_is_stale_and_what_comes_after(project):
     x, second = plan(["second"]).steps
     assert (x.name, x.after, x.outs, x.forced) == ("first@x", frozenset(), ("x.txt",), False)
     assert (second.name, second.after) == ("second", {"first@x"})
-    assert plan(["second"]).results == ("both.txt",)
+
+
+def test_results_are_in_the_order_of_the_targets(project):
+    assert plan(["second", "first"]).results == ("both.txt", "x.txt", "y.txt")
+    assert plan(["first@y", "second", "first"]).results == ("y.txt", "both.txt", "x.txt")
 
 
 def test_forced_stages_and_what_comes_after_are_in_the_plan(project):

@@ -97,7 +97,7 @@ def need(name: str, mirror: str) -> Need:
         return Need(f"{name} from {shown(mirror)} (not asked yet)", True, later=True)
     path = Path(mirror).expanduser()
     path = path / name if path.is_dir() else path
-    return Need(f"{name} at {path}", path.is_file(), f"place it there, or {ANOTHER}")
+    return Need(f"{name} at {shown(str(path))}", path.is_file(), f"place it there, or {ANOTHER}")
 
 
 def _copy(mirror: Path, target: Path, known: KnownFile, report: Progress, policy: Policy) -> Fetched:

@@ -40,7 +40,7 @@ def needs(config: CatalogueConfig, dataset: str) -> list[Need]:
     """Every file that the description names."""
     folder = Path(downloads.mirrors(config.folder, dataset)).expanduser()
     return [
-        Need(f"{name} in {folder}", (folder / name).is_file(), "place it there, or correct the name in params.yaml")
+        Need(f"{name} in {downloads.shown(str(folder))}", (folder / name).is_file(), "place it there, or correct the name in params.yaml")
         for name, _ in _copies(config)
     ]
 

@@ -84,7 +84,7 @@ def fetch(config: TmallConfig, into: Path, *, dataset: str, progress: Progress) 
     if absent:
         raise DataError(
             f"TMALL cannot be downloaded without a login; absent: {', '.join(absent)}",
-            where=mirror,
+            where=downloads.shown(mirror),
             mend=f"log in at {PAGE}, download these files, and place them in that folder as they are, zipped "
             f"(or name another folder in datasets.{dataset}.source.mirror)",
         )
