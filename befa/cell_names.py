@@ -1,7 +1,7 @@
 """The cells that pipelines/cells.yaml lists, and the names by which the graph knows them."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from befa import config
 from befa.config import configuration
@@ -19,6 +19,11 @@ LEADERS = {
     "none_fixed": "none",
 }
 """Controls, and the adapter whose tuned settings they have: a control differs from it in one thing alone."""
+
+
+def group_of(adapter: str) -> Literal["cells", "controls"]:
+    """The block that lists cells with this adapter."""
+    return "controls" if adapter in LEADERS else "cells"
 
 
 @configuration
@@ -41,10 +46,10 @@ def cell_name(dataset: str, encoder: str, model: str, adapter: str) -> str:
     return f"{dataset}-{encoder}-{model}-{adapter}"
 
 
-def training_stage(dataset: str, encoder: str, model: str, adapter: str) -> str:
-    """What to tell DVC to train a cell: `dvc repro <this>`."""
-    stage = "train_control" if adapter in LEADERS else "train"
-    return f"{stage}@{cell_name(dataset, encoder, model, adapter)}"
+def cell_stage(step: Literal["train", "evaluate"], dataset: str, encoder: str, model: str, adapter: str) -> str:
+    """What to tell DVC to train or to evaluate a cell: `dvc repro <this>`. A control's stages have other names."""
+    kind = f"{step}_control" if adapter in LEADERS else step
+    return f"{kind}@{cell_name(dataset, encoder, model, adapter)}"
 
 
 def host_name(dataset: str, encoder: str, model: str) -> str:
@@ -53,11 +58,17 @@ def host_name(dataset: str, encoder: str, model: str) -> str:
 
 
 def listed(lists: Mapping[str, Any]) -> dict[str, Listed]:
-    """The cells and controls of pipelines/cells.yaml by name. Raises ConfigError for a line of another cell's name."""
+    """The cells and controls of pipelines/cells.yaml by name.
+
+    Raises ConfigError for a line of another cell's name, or under the other heading.
+    """
     found, where = {}, Layout().cells
     for group in GROUPS:
         for name in lists.get(group) or {}:
             cell = found[name] = config.load(lists, f"{group}.{name}", Listed, where=str(where))
             if cell.name != name:
                 raise ConfigError(f"{group}.{name} is a line of {cell.name}", where=where, mend="rename it")
+            if (belongs := group_of(cell.adapter)) != group:
+                what = f"{name} stands under `{group}`"
+                raise ConfigError(what, where=where, mend=f"put it under `{belongs}`, whose stages run that adapter")
     return found

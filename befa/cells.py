@@ -11,7 +11,7 @@ from torch import nn
 
 from befa import config, tables
 from befa.adapters import ADAPTERS
-from befa.cell_names import LEADERS, host_name, training_stage
+from befa.cell_names import LEADERS, cell_stage, host_name
 from befa.config import configuration
 from befa.errors import ConfigError, DataError, lookup, nearest
 from befa.metrics import CUTOFFS, METRICS
@@ -181,7 +181,7 @@ class Cell:
         """From a config.json that `write` made. Raises DataError where there is none: the cell is not trained."""
         names = path.parts[-5:-1]
         if not path.is_file() and len(names) == 4:
-            raise DataError("no trained run", where=path.parent, mend=f"run dvc repro {training_stage(*names)}")
+            raise DataError("no trained run", where=path.parent, mend=f"run dvc repro {cell_stage('train', *names)}")
         stored, where = tables.read_json(path), str(path)
         if not (isinstance(stored, dict) and all(isinstance(stored.get(key), str) for key in ("model", "adapter"))):
             raise DataError("not the configuration of a cell", where=path, mend="run its train stage again")

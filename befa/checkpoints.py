@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from befa import tables
 from befa.building import build, load_problem, load_valid
-from befa.cell_names import training_stage
+from befa.cell_names import cell_stage
 from befa.cells import Cell
 from befa.errors import TrainingError, first_line
 from befa.metrics import Interactions
@@ -68,7 +68,7 @@ def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: st
     valid = load_valid(layout, cell, problem.n_users)
     path = layout.checkpoint(folder, seed)
     state, about = read(path)
-    mend = f"run dvc repro {training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter)}"
+    mend = f"run dvc repro {cell_stage('train', cell.dataset, cell.encoder, cell.model, cell.adapter)}"
     if about.get("data_sha256") != data_sha256(problem, valid):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
     if not all(x.isfinite().all() for x in state.values()):

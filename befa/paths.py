@@ -92,6 +92,10 @@ class Layout:
         """Folder of an encoder as that dataset uses it: its description and, if trained here, its weights."""
         return self.root / "data/weights" / dataset / encoder
 
+    def encoder_identity(self, dataset: str, encoder: str) -> Path:
+        """What identifies a pre-trained encoder's weights, as JSON; absent where the project trained the encoder."""
+        return self.weights(dataset, encoder) / "encoder.json"
+
     @property
     def downloaded(self) -> Path:
         """Folder of weights that are downloaded, once for all datasets; no output of a stage, so DVC neither empties it
@@ -160,6 +164,10 @@ class Layout:
         """Folder of a cell's heatmaps, beside those without adapter, and of how well they meet known objects."""
         return self.root / "data/attribution" / dataset / encoder / model / adapter
 
+    def scores(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
+        """How well a cell's heatmaps meet known objects, as JSON."""
+        return self.attribution(dataset, encoder, model, adapter) / "scores.json"
+
     def distribution(self, dataset: str, encoder: str, model: str, adapter: str) -> Path:
         """How a cell's content lies, beside that without adapter, as JSON; the picture is beside it, as .png."""
         return self.report(dataset) / encoder / "distribution" / f"{model}-{adapter}.json"
@@ -200,3 +208,7 @@ class Layout:
     def report(self, dataset: str) -> Path:
         """Folder of a dataset's tables."""
         return self.root / "data/reports" / dataset
+
+    def table(self, dataset: str, name: Literal["table_1", "overlap", "befa"]) -> Path:
+        """One of a dataset's tables, as JSON; it is beside it as Markdown, as .md."""
+        return self.report(dataset) / f"{name}.json"

@@ -5,7 +5,7 @@ from typing import Any
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cell_names import LEADERS, cell_name, host_name
+from befa.cell_names import LEADERS, cell_name, group_of, host_name
 from befa.cells import Cell, FeaturesConfig
 from befa.errors import lookup
 from befa.models import MODELS
@@ -14,8 +14,6 @@ from befa.report.published import HOSTS
 from pipelines.params_file import change
 
 NAMES = ("dataset", "encoder", "model", "adapter")
-
-CONTROLS = tuple(LEADERS)
 
 
 def add(
@@ -45,10 +43,10 @@ def add(
     edits = _encoding(params, lists, dataset, encoder)
     tuned: dict[tuple[str, ...], Any] = {}
     for model in models or HOSTS:
-        for adapter in dict.fromkeys([*(adapters or ("none", "befa")), *(CONTROLS if controls else ())]):
+        for adapter in dict.fromkeys([*(adapters or ("none", "befa")), *(LEADERS if controls else ())]):
             names = (dataset, encoder, model, adapter)
             Cell.from_params(params, *names)
-            group = "controls" if adapter in CONTROLS else "cells"
+            group = group_of(adapter)
             wanted = {(group, cell_name(*names)): dict(zip(NAMES, names, strict=True))}
             if studies and group == "cells":
                 wanted |= _studies(params, *names)

@@ -59,7 +59,7 @@ def require_identified(layout: Layout, dataset: str, encoder: str, identity: Map
 
     DVC watches no file outside of the project, nor the downloaded ones, so that one of these may have been replaced.
     """
-    described = layout.weights(dataset, encoder) / "encoder.json"
+    described = layout.encoder_identity(dataset, encoder)
     # Absent where the project trained the encoder, and while the stage `encoder` runs: DVC removes what it wrote.
     identified = tables.read_json(described) if described.is_file() else identity
     changed = [key for key in identity if identified.get(key) != identity[key]]

@@ -1,6 +1,6 @@
 """Where a cell's figures come from, as DVC knows it: what is up to date, what is missing first, and every hash."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +137,3 @@ def _provenance(repo: Repo) -> Provenance:
     """The graph; looked at again where another process has dvc.lock half written."""
     repo._reset()
     return Provenance(repo)
-
-
-def evaluation(cell: str, controls: Iterable[str]) -> str:
-    """The stage that ends a cell."""
-    return f"evaluate_control@{cell}" if cell in controls else f"evaluate@{cell}"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import torch
 
 from befa import config, tables
-from befa.cell_names import training_stage
+from befa.cell_names import cell_stage
 from befa.cells import Cell
 from befa.errors import ConfigError, DataError, nearest
 from befa.paths import Layout
@@ -44,7 +44,7 @@ def folder_of(layout: Layout, run: Path | None, names: Mapping[str, str | None])
             mend = f"name a folder such as {layout.run('<dataset>', '<encoder>', '<model>', '<adapter>')}"
             raise DataError("no trained run", where=folder, mend=mend)
         Cell.from_params(config.read_params(layout.params), *parts)  # a misspelt name is told first
-        raise DataError("no trained run", where=folder, mend=f"run dvc repro {training_stage(*parts)}")
+        raise DataError("no trained run", where=folder, mend=f"run dvc repro {cell_stage('train', *parts)}")
     return folder
 
 

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from befa import config
 from befa.adapters import ADAPTERS
-from befa.cell_names import host_name, listed, training_stage
+from befa.cell_names import cell_stage, host_name, listed
 from befa.cells import Cell, OptimizerConfig, TrainingConfig
 from befa.datasets import DatasetConfig
 from befa.errors import ConfigError
@@ -88,6 +88,15 @@ def test_a_datasets_learning_rate_takes_the_place_of_the_models_and_a_tuned_one_
         assert (cell.optimizer.learning_rate, cell.training.learning_rate) == (wanted, None)
 
 
+def test_a_control_stands_among_the_controls_and_nothing_else_does():
+    """Their stages have other names and other deps."""
+    line = {"dataset": "demo", "encoder": "clip", "model": "bm3", "adapter": "constant_gate"}
+    with pytest.raises(ConfigError, match=r"under `cells` in pipelines/cells\.yaml; put it under `controls`"):
+        listed({"cells": {"demo-clip-bm3-constant_gate": line}})
+    with pytest.raises(ConfigError, match=r"under `controls` in pipelines/cells\.yaml; put it under `cells`"):
+        listed({"controls": {"demo-clip-bm3-lora": line | {"adapter": "lora"}}})
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [
@@ -103,10 +112,11 @@ def test_a_wrong_line_names_the_file_that_it_stands_in(line, error):
         listed({"cells": {"demo-clip-bm3-none": line}})
 
 
-def test_the_stage_that_trains_a_cell_is_in_the_graph():
+@pytest.mark.parametrize("step", ["train", "evaluate"])
+def test_the_stages_of_a_cell_are_in_the_graph(step):
     graph = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     for cell in listed(LISTS).values():
-        stage, name = training_stage(cell.dataset, cell.encoder, cell.model, cell.adapter).split("@")
+        stage, name = cell_stage(step, cell.dataset, cell.encoder, cell.model, cell.adapter).split("@")
         lists = graph[stage]["foreach"].removeprefix("${").removesuffix("}")
         assert name in LISTS[lists]
 

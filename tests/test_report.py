@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from befa import significance
-from befa.cell_names import LEADERS, Listed
+from befa.cell_names import Listed
 from befa.errors import DataError
 from befa.paths import Layout
 from befa.report import contents, evidence_tables, gains, rendering
@@ -63,8 +63,7 @@ def experiment(dataset="hm", encoder="clip", adapters=ADAPTERS, absent=(), gain=
                 found[cell.name] = State("absent", f"download@{dataset}")
             else:
                 results[cell.name] = result(rng, 0.2 + gain * (adapter == "befa"))
-    controls = frozenset(name for name, cell in cells.items() if cell.adapter in LEADERS)
-    return Experiment(cells, controls, results, found, sizes={}, filtered={}, resamples=20)
+    return Experiment(cells, results, found, sizes={}, filtered={}, resamples=20)
 
 
 def figures(made):

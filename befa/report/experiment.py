@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from befa import significance
-from befa.cell_names import Listed, cell_name
+from befa.cell_names import Listed, cell_name, cell_stage
 from befa.errors import DataError
 from befa.report import published
 from befa.report.published import HOSTS
@@ -41,8 +41,6 @@ class Experiment:
 
     cells: Mapping[str, Listed]
     """Cells and controls by name."""
-    controls: frozenset[str]
-    """Which of them are controls: their stages have other names."""
     results: Mapping[str, Result]
     """By cell; those without a result are left out."""
     states: Mapping[str, State]
@@ -79,10 +77,10 @@ class Experiment:
             dataset, encoder, model, adapter = cell
             command = f"python -m pipelines add-cells {dataset} {encoder} --model {model} --adapter {adapter}"
             return Value(name, State("unlisted", f"{key} is not in the graph"), command)
-        stage = "evaluate_control" if key in self.controls else "evaluate"
         tuned = f"tuned: {self.tuned[key]}" if self.tuned.get(key) else ""
         protocol = self.results[key].protocol if key in self.results else ""
-        return Value(name, self.states[key], f"dvc repro {stage}@{key}", remark=tuned, protocol=protocol)
+        command = f"dvc repro {cell_stage('evaluate', *cell)}"
+        return Value(name, self.states[key], command, remark=tuned, protocol=protocol)
 
     def metric(self, table: str, dataset: str, encoder: str, model: str, adapter: str, metric: str) -> Value:
         """A test metric of one cell, beside what the paper's `table` (table2, table3) has for it."""

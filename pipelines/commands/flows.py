@@ -1,6 +1,5 @@
 """The graph as Prefect flows, and DVC's cache."""
 
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from befa import tables
 from befa.errors import ConfigError
+from befa.paths import Layout
 
 app = typer.Typer()
 FLOWS = "Flows"
@@ -41,8 +41,9 @@ def run(
             else f"{' '.join(targets[:SHOWN])} and {len(targets) - SHOWN} more"
         )
         typer.echo(f"up to date: all {plan.size} stages of {named}")
-    for path in (Path(out) for out in plan.results if fnmatch(out, "data/reports/*/befa.json")):
-        show_befa.show(tables.read_json(path), path.with_suffix(".md"))
+    for path in map(Path, plan.results):
+        if path == Layout().table(path.parent.name, "befa"):
+            show_befa.show(tables.read_json(path), path.with_suffix(".md"))
 
 
 @app.command(rich_help_panel=FLOWS)

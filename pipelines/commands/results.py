@@ -33,18 +33,18 @@ def show(dataset: Dataset) -> None:
     from pipelines import show_befa, show_overlap, show_table_1
 
     require_names(dataset)
-    folder = Layout().report(dataset)
-    sizes, overlap, result = (folder / f"{name}.json" for name in ("table_1", "overlap", "befa"))
+    layout = Layout()
+    sizes, overlap, result = (layout.table(dataset, name) for name in ("table_1", "overlap", "befa"))
     if sizes.exists():
         show_table_1.show(tables.read_json(sizes))
     if overlap.exists():
         show_overlap.show(tables.read_json(overlap))
     if result.exists():
-        show_befa.show(tables.read_json(result), folder / "befa.md")
+        show_befa.show(tables.read_json(result), result.with_suffix(".md"))
     elif sizes.exists() or overlap.exists():
         logging.getLogger("pipelines").info("no result of BeFA yet: dvc repro train_befa@%s", dataset)
     else:
-        raise DataError("no result yet", where=folder, mend=f"dvc repro train_befa@{dataset}")
+        raise DataError("no result yet", where=layout.report(dataset), mend=f"dvc repro train_befa@{dataset}")
 
 
 @app.command(rich_help_panel=RESULTS)

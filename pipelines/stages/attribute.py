@@ -84,7 +84,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         [_title(ids[item]) for item in items[shown]],
     )
     tables.write_table(into / "heatmaps.parquet", pa.Table.from_pylist(rows), shape)
-    tables.write_json(into / "scores.json", scores)
+    tables.write_json(layout.scores(dataset, encoder, model, adapter), scores)
     for cell_adapter in explained:
         log.info("%s+%s: %s", model, cell_adapter, _told({name: scores[cell_adapter][name] for name in METHODS}))
 

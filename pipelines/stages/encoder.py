@@ -18,7 +18,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
     _, cfg = configured(config.read_params(layout.params), dataset, encoder)
     into = layout.weights(dataset, encoder)
     if not is_trained_here(cfg):
-        tables.write_json(into / "encoder.json", dict(loaded(layout, dataset, encoder).identity))
+        tables.write_json(layout.encoder_identity(dataset, encoder), dict(loaded(layout, dataset, encoder).identity))
         return
     torch.set_num_threads(cfg.training.threads)
     items = item_table(layout, dataset)

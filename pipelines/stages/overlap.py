@@ -17,7 +17,7 @@ def run(dataset: str, layout: Layout) -> None:
     encoders = layout.encoders(dataset)
     names = [(encoder, modality) for encoder in encoders for modality in ENCODED]
     stores = {f"{encoder}/{modality}": layout.features(dataset, encoder, modality) for encoder, modality in names}
-    result, folder = overlap.table(dataset, stores), layout.report(dataset)
-    tables.write_json(folder / "overlap.json", result)
-    tables.write_text(folder / "overlap.md", overlap.markdown(result))
+    result, path = overlap.table(dataset, stores), layout.table(dataset, "overlap")
+    tables.write_json(path, result)
+    tables.write_text(path.with_suffix(".md"), overlap.markdown(result))
     show(result)

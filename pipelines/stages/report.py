@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from befa import config, tables
-from befa.cell_names import Listed, listed
+from befa.cell_names import Listed, cell_stage, listed
 from befa.cells import Settings
 from befa.paths import Layout
 from befa.report import contents, rendering, results
@@ -20,7 +20,7 @@ from pipelines.provenance import Provenance
 log = logging.getLogger(__name__)
 
 STUDIES: dict[str, tuple[str, str, Callable[..., Path]]] = {
-    "attribution": ("attribute", "attribute", lambda layout, **line: layout.attribution(**line) / "scores.json"),
+    "attribution": ("attribute", "attribute", Layout.scores),
     "distribution": ("distributions", "distribution", Layout.distribution),
     "sensitivity": ("sensitivities", "sensitivity", Layout.sensitivity),
 }
@@ -59,15 +59,16 @@ def gathered(layout: Layout, graph: Provenance, encoder: str | None = None) -> E
     """Every listed cell (of one encoder) with what it left, and how that stands to the project now."""
     lists = config.read_params(layout.cells)
     cells = {name: cell for name, cell in listed(lists).items() if encoder in (None, cell.encoder)}
-    controls = frozenset(lists.get("controls") or {})
-    states = {name: graph.state(provenance.evaluation(name, controls)) for name in cells}
+    states = {
+        name: graph.state(cell_stage("evaluate", cell.dataset, cell.encoder, cell.model, cell.adapter))
+        for name, cell in cells.items()
+    }
     found = {name: results.read(layout, cell) for name, cell in cells.items()}
     params = config.read_params(layout.params)
     datasets = config.block(params, "datasets")
     certificates = {dataset: layout.certificate(dataset) for dataset in datasets}
     return Experiment(
         cells=cells,
-        controls=controls,
         results={name: result for name, result in found.items() if result},
         states=states,
         sizes={dataset: tables.read_json(path) for dataset, path in certificates.items() if path.exists()},

@@ -11,7 +11,7 @@ def run(dataset: str, layout: Layout) -> None:
     """Prints and stores the table as JSON and Markdown."""
     lookup(config.block(config.read_params(layout.params), "datasets"), dataset, "dataset")
     result = table_1.table(dataset, tables.read_json(layout.certificate(dataset)))
-    folder = layout.report(dataset)
-    tables.write_json(folder / "table_1.json", result)
-    tables.write_text(folder / "table_1.md", table_1.markdown(result))
+    path = layout.table(dataset, "table_1")
+    tables.write_json(path, result)
+    tables.write_text(path.with_suffix(".md"), table_1.markdown(result))
     show(result)

@@ -13,7 +13,7 @@ def run(dataset: str, encoder: str, layout: Layout) -> None:
         {m: tables.read_json(layout.metrics(layout.run(dataset, encoder, m, adapter))) for m in HOSTS}
         for adapter in ("none", "befa")
     )
-    table, into = befa_table(dataset, encoder, base, befa), layout.report(dataset)
-    tables.write_json(into / "befa.json", table)
-    tables.write_text(into / "befa.md", markdown(table))
-    show(table, into / "befa.md")
+    table, path = befa_table(dataset, encoder, base, befa), layout.table(dataset, "befa")
+    tables.write_json(path, table)
+    tables.write_text(path.with_suffix(".md"), markdown(table))
+    show(table, path.with_suffix(".md"))

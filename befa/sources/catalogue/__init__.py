@@ -39,10 +39,8 @@ ROWS_AT_ONCE = 65_536
 def needs(config: CatalogueConfig, dataset: str) -> list[Need]:
     """Every file that the description names."""
     folder = Path(downloads.mirrors(config.folder, dataset)).expanduser()
-    return [
-        Need(f"{name} in {downloads.shown(str(folder))}", (folder / name).is_file(), "place it there, or correct the name in params.yaml")
-        for name, _ in _copies(config)
-    ]
+    shown, mend = downloads.shown(str(folder)), "place it there, or correct the name in params.yaml"
+    return [Need(f"{name} in {shown}", (folder / name).is_file(), mend) for name, _ in _copies(config)]
 
 
 def _copies(config: CatalogueConfig) -> list[tuple[str, str]]:
