@@ -1,7 +1,7 @@
 """Training problems and interactions from arrays of one's own, without files (docs/in-your-own-code.md)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,12 +67,25 @@ def problem_of(
     return Problem(n_users, n_items, *pairs, contents)
 
 
-def interactions_of(users: ArrayLike, items: ArrayLike, n_users: int, n_items: int) -> Interactions:
+def interactions_of(
+    users: ArrayLike, items: ArrayLike, n_users: int, n_items: int, *, apart_from: Sequence[Interactions] = ()
+) -> Interactions:
     """The validation or the test part, from pairs of dense ids in any order, each of which counts once.
 
-    Raises DataError for ids that are none.
+    `apart_from`: the parts that are masked in its evaluation, as an item that is never ranked is never found. Raises
+    DataError for ids that are none, and for pairs that one of those has too.
     """
-    return Interactions.of(*_pairs(users, items, n_users, n_items), n_users)
+    users_E, items_E = _pairs(users, items, n_users, n_items)
+    for other in apart_from:
+        others_E = np.repeat(np.arange(len(other.counts)), other.counts) * n_items + other.items_E
+        twice = np.flatnonzero(np.isin(users_E * n_items + items_E, others_E))
+        if len(twice):
+            what = (
+                f"{len(twice)} of {len(users_E)} pairs are in another part too "
+                f"(first: user {users_E[twice[0]]}, item {items_E[twice[0]]})"
+            )
+            raise DataError(what, mend="leave each pair in one part, such as that of its first time")
+    return Interactions.of(users_E, items_E, n_users)
 
 
 def _pairs(

@@ -120,9 +120,17 @@ class Settings:
 
 
 def _require_hosts(params: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a line of `tuned` that is no host's: its settings would silently not be used."""
-    names = product(config.block(params, "datasets"), config.block(params, "encoders"), MODELS)
-    known = dict.fromkeys(host_name(*host) for host in names)
+    """Raises ConfigError for a line of `tuned` that is no host's: its settings would silently not be used.
+
+    And for two pairs of dataset and encoder of one name: they would share folders of stages, and what is tuned.
+    """
+    pairs: dict[str, tuple[str, str]] = {}
+    for dataset, encoder in product(config.block(params, "datasets"), config.block(params, "encoders")):
+        other = pairs.setdefault(f"{dataset}-{encoder}", (dataset, encoder))
+        if other != (dataset, encoder):
+            what = f"{dataset} with {encoder}, and {' with '.join(other)}, are both {dataset}-{encoder} in the graph"
+            raise ConfigError(what, where="params.yaml", mend="rename one of them")
+    known = dict.fromkeys(host_name(*pair, model) for pair in pairs.values() for model in MODELS)
     for host, chosen in (params.get("tuned") or {}).items():
         if chosen:  # an empty one is there for DVC's sake
             lookup(known, host, "host below tuned in params.yaml,")
@@ -151,8 +159,11 @@ class Cell:
         for kind, name in (("dataset", dataset), ("encoder", encoder)):
             lookup(config.block(params, f"{kind}s"), name, kind)
         _require_hosts(params)
+        recommender = lookup(MODELS, model, "model")
+        for key in config.load(params, f"models.{model}", dict[str, Any]):
+            lookup(dict.fromkeys(("network", "optimizer")), key, f"key under models.{model} in params.yaml,")
         settings = Settings(params, dataset, encoder, model, adapter)
-        network = settings.load(f"models.{model}.network", "network", lookup(MODELS, model, "model").Config)
+        network = settings.load(f"models.{model}.network", "network", recommender.Config)
         adapters = lookup(ADAPTERS, adapter, "adapter")
         if adapters.features == "fixed" and _makes_content(network):
             network = replace(network, trainable_features=False)

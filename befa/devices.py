@@ -22,11 +22,12 @@ def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
 def device_name(device: str) -> str:
     """The model of the GPU or CPU that `device` stands for: it decides a computation's last bits.
 
-    Of a CPU also the instructions that torch uses on it (`ATEN_CPU_CAPABILITY`).
+    Of a CPU also the instructions that torch uses on it (`ATEN_CPU_CAPABILITY`), and MKL's mode where it is set.
     """
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}"
+    mode = os.environ.get("MKL_CBWR")
+    return f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}" + (f", MKL_CBWR={mode}" if mode else "")
 
 
 def _cpu() -> str:

@@ -47,6 +47,9 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
+code_sha256()  # now: a file that is saved while the data are loaded is not what this process runs
+
+
 class Saved:
     """The state of one seed's training in the file at `path`, valid for what `made_of` (see `identity`) stands for.
 

@@ -1,5 +1,6 @@
 """Train, valid and test: each (user, item) pair goes to exactly one."""
 
+from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
@@ -67,12 +68,26 @@ def write(path: Path, table: pa.Table, users: pa.ChunkedArray, items: pa.Chunked
 def check(path: Path, users: pa.ChunkedArray, items: pa.ChunkedArray) -> None:
     """Raises DataError where the split is of other users or items: its ids would be somebody else's.
 
-    A file without that entry, as another program writes it, must hold each pair of user and item once.
+    A file without that entry, as another program writes it, must hold each pair of user and item once, ids that there
+    are, and the names of parts that there are.
     """
-    table = tables.read_table(path, ["user_index", "item_index"])
+    table = tables.read_table(path, ["user_index", "item_index", "split"])
     made_of = (table.schema.metadata or {}).get(IDS.encode())
     if made_of is None:
-        pairs_E = np.stack([table[name].to_numpy().astype(np.int64) for name in table.column_names])
+        parts = table["split"].cast(pa.string())
+        if not pc.all(pc.is_in(parts, pa.array(PARTS))).as_py():
+            wrong = parts.filter(pc.invert(pc.is_in(parts, pa.array(PARTS))))[0].as_py()
+            raise DataError(f"a pair has the split {wrong!r}", where=path, mend=f"it is one of {', '.join(PARTS)}")
+        for name, count in (("user_index", len(users)), ("item_index", len(items))):
+            ids = table[name]
+            if ids.null_count or not pa.types.is_integer(ids.type):
+                what = f"{name} is of type {ids.type} with {ids.null_count} nulls"
+                raise DataError(what, where=path, mend="give each pair the dense ids of data/filtered")
+            least, most = pc.min_max(ids).as_py().values() if len(ids) else (0, -1)
+            if least < 0 or most >= count:
+                what = f"{name} is from {least} to {most}, and there are {count}"
+                raise DataError(what, where=path, mend="give each pair the dense ids of data/filtered, from 0 on")
+        pairs_E = np.stack([table[name].to_numpy().astype(np.int64) for name in ("user_index", "item_index")])
         pairs_E = pairs_E[:, np.lexsort(pairs_E[::-1])]
         twice = np.flatnonzero((pairs_E[:, 1:] == pairs_E[:, :-1]).all(0))
         if len(twice):
@@ -117,13 +132,20 @@ def _held_out(size_E: Int[np.ndarray, " E"], config: SplitConfig) -> tuple[np.nd
         held_E = np.where(size_E < 10, 2, size_E * 2 // 10)
         test_E, valid_E = held_E - held_E // 2, held_E // 2
     else:
-        # Half up: banker's rounding would give 5 interactions none and 15 interactions two.
-        test_E = np.maximum(1, np.floor(size_E * config.test + 0.5).astype(np.int64)) * (config.test > 0)
-        valid_E = np.maximum(1, np.floor(size_E * config.valid + 0.5).astype(np.int64)) * (config.valid > 0)
+        test_E, valid_E = _share(size_E, config.test), _share(size_E, config.valid)
         test_E = np.minimum(test_E, size_E - 1)
         valid_E = np.minimum(valid_E, size_E - 1 - test_E)
     enough = size_E >= 3
     return test_E * enough, valid_E * enough
+
+
+def _share(size_E: Int[np.ndarray, " E"], share: float) -> Int[np.ndarray, " E"]:
+    """How many of each number a share is, halves up, at least one; none for a share of 0."""
+    # Half up: banker's rounding would give 5 interactions none and 15 interactions two. The share is the decimal that
+    # was written: in binary .35 is a little less, and of 90 it would be 31.
+    exact = Fraction(str(share))
+    rounded_E = (2 * size_E * exact.numerator + exact.denominator) // (2 * exact.denominator)
+    return np.maximum(1, rounded_E) * (share > 0)
 
 
 def _rank_within(user_E: np.ndarray, key_E: np.ndarray) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:

@@ -96,6 +96,13 @@ def test_ids_that_are_none_are_an_error(pairs, says):
         interactions_of(*pairs, 4, 4)
 
 
+def test_a_pair_in_two_parts_is_an_error():
+    train = made().train
+    assert interactions_of([2, 0], [3, 1], 4, 4, apart_from=[train]).counts.tolist() == [1, 0, 1, 0]
+    with pytest.raises(DataError, match=r"1 of 2 pairs are in another part too \(first: user 2, item 1\); leave each"):
+        interactions_of([2, 0], [1, 1], 4, 4, apart_from=[interactions_of([], [], 4, 4), train])
+
+
 @pytest.mark.parametrize(("images", "says"), [
     (np.ones(4), r"image has shape \(4,\) and type float64, of 4 items; give each item a row"),
     (np.ones((3, 2)), r"image has shape \(3, 2\)"),

@@ -65,6 +65,20 @@ def test_values_that_would_fail_later_are_errors_now(block, value, says):
         Cell.from_params(params, "demo", "clip_small", "bm3", "befa")
 
 
+def test_a_key_that_a_model_does_not_know_is_an_error():
+    models = PARAMS["models"] | {"bm3": PARAMS["models"]["bm3"] | {"optimiser": {"learning_rate": 0.5}}}
+    with pytest.raises(ConfigError, match=r"key under models\.bm3 .* 'optimiser'; did you mean 'optimizer'"):
+        Cell.from_params(PARAMS | {"models": models}, "demo", "clip_small", "bm3", "none")
+
+
+def test_two_datasets_and_encoders_of_one_name_in_the_graph_are_an_error():
+    params = copy.deepcopy(PARAMS)
+    params["datasets"] |= {"shop": params["datasets"]["demo"], "shop-eu": params["datasets"]["demo"]}
+    params["encoders"] |= {"eu-clip": params["encoders"]["clip"]}
+    with pytest.raises(ConfigError, match=r"shop-eu with clip, and shop with eu-clip, are both shop-eu-clip"):
+        Cell.from_params(params, "demo", "clip_small", "bm3", "none")
+
+
 def test_every_listed_cell_is_one_of_the_configured():
     known = {(block["dataset"], block["encoder"]) for block in LISTS["encodings"].values()}
     for cell in listed(LISTS).values():

@@ -314,6 +314,9 @@ def test_identity_knows_data_code_and_version(monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr(resuming, "code_sha256", lambda: "other")
     assert identity("data", small_cell(), 1, "cpu") != known
+    monkeypatch.undo()
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert identity("data", small_cell(), 1, "cpu") != known
 
 
 def test_the_code_is_every_module_of_befa(monkeypatch):

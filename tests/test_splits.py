@@ -123,7 +123,7 @@ def test_parts_are_read_back(tmp_path):
 
 def test_a_split_of_other_users_or_items_is_an_error(tmp_path):
     path = tmp_path / "hm.parquet"
-    table = splits.split(interactions(history(0, 5)), SplitConfig())
+    table = splits.split(interactions(history(0, 2)), SplitConfig())
     users, items, shifted = (pa.chunked_array([ids]) for ids in (["u"], ["a", "b"], ["0", "a"]))
     splits.write(path, table, users, items)
     splits.check(path, users, items)
@@ -144,6 +144,34 @@ def test_a_split_of_another_program_may_have_any_order_and_no_pair_twice(tmp_pat
     tables.write_table(path, pa.concat_tables([table, again]))
     with pytest.raises(DataError, match=r"user_index 1 has item_index 0 twice .*hm\.parquet; keep one of them"):
         splits.check(path, users, items)
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ((0, 2, "test"), r"item_index is from 0 to 2, and there are 2"),
+        ((0, -1, "valid"), r"item_index is from -1 to 1, and there are 2"),
+        ((2, 0, "test"), r"user_index is from 0 to 2, and there are 2"),
+        ((None, 0, "test"), r"user_index is of type int64 with 1 nulls"),
+        ((0, 1, "Test"), r"a pair has the split 'Test'.*it is one of train, valid, test"),
+        ((0, 1, None), r"a pair has the split None"),
+    ],
+)
+def test_a_split_of_another_program_names_what_there_is(tmp_path, row, error):
+    """An item of -1 was the last one of the user before, and a recall of 2."""
+    path, users, items = tmp_path / "hm.parquet", pa.chunked_array([["a", "b"]]), pa.chunked_array([["x", "y"]])
+    rows = [(0, 0, "train"), (1, 1, "train"), row]
+    columns = map(list, zip(*rows, strict=True))
+    tables.write_table(path, pa.table(dict(zip(("user_index", "item_index", "split"), columns, strict=True))))
+    with pytest.raises(DataError, match=error):
+        splits.check(path, users, items)
+
+
+@pytest.mark.parametrize(("share", "n", "wanted"), [(0.35, 90, 32), (0.29, 50, 15), (0.145, 100, 15), (0.1, 15, 2)])
+def test_halves_go_up_whatever_the_binary_number_below_the_share(share, n, wanted):
+    table = interactions(history(0, n))
+    found = splits.split(table, SplitConfig(test=share, valid=0.0))["split"].to_pylist()
+    assert found.count("test") == wanted
 
 
 def test_global_time_rounds_its_shares():
