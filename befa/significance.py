@@ -1,7 +1,8 @@
 """Is an adapted cell better than its base, or is it noise? Paired tests and intervals over users and over seeds."""
 
 import gc
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,12 +106,22 @@ def compare(
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Each p-value of a family of comparisons corrected by Holm's method, in its place; None is no comparison."""
     known = [p for p in p_values if p is not None]
-    gc.freeze()  # statsmodels then collects garbage: a tenth of a second for all that a report has loaded, 30 times
-    try:
+    with _little_garbage():
         corrected = iter(multipletests(known, method="holm")[1].tolist() if known else ())
-    finally:
-        gc.unfreeze()
     return [None if p is None else next(corrected) for p in p_values]
+
+
+@contextmanager
+def _little_garbage() -> Iterator[None]:
+    """statsmodels collects garbage: a tenth of a second for all that a report has loaded, thirty times."""
+    theirs = gc.get_freeze_count() > 0  # what a program has frozen itself stays so
+    if not theirs:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if not theirs:
+            gc.unfreeze()
 
 
 def holm_within(families: Sequence[Hashable], p_values: Sequence[float | None]) -> list[float | None]:

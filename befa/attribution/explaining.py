@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from befa.attribution.becam import SCORE_CAM, BeCAMConfig, Score, becam, behaviour, grad_cam, masked
 from befa.attribution.heatmap import Heatmap
 from befa.config import configuration
-from befa.encoders.base import Encoder
+from befa.encoders.base import PictureEncoder
 from befa.errors import ConfigError
 
 
@@ -42,12 +42,12 @@ class Explained:
     """A trained recommender with an image tower, as far as attribution looks into it; all of it on one device."""
 
     recommender: nn.Module
-    encoder: Encoder
+    encoder: PictureEncoder
     ids_Id: Float[Tensor, "I d"]
     """Behavioural vectors."""
 
     @classmethod
-    def of(cls, recommender: nn.Module, encoder: Encoder, ids: Literal["table", "propagated"]) -> "Explained":
+    def of(cls, recommender: nn.Module, encoder: PictureEncoder, ids: Literal["table", "propagated"]) -> "Explained":
         """Raises ConfigError for a model without pictures, or whose vectors are no ids of the content's width."""
         if "image" not in getattr(recommender, "towers", {}):
             raise ConfigError(

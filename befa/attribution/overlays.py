@@ -9,6 +9,46 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from befa import figures
+from befa.attribution.heatmap import METHODS, Heatmap
+from befa.attribution.study import Heatmaps, Pictured
+
+ADAPTERS = {"none": "without adapter", "befa": "with BeFA", "lora": "with LoRA", "soft_prompt": "with SoftPrompt"}
+"""What stands below a method's name in the picture; others go by their own name."""
+
+
+def write_sample(
+    path: Path, found: Heatmaps, sampled: Sequence[Pictured], items: Sequence[Mapping[str, str | None]]
+) -> None:
+    """The first pictures of a sample, those of `sampled`, with each method's heatmap before and after.
+
+    `items`: id and text of all items, by dense id.
+    """
+    shown = {key: of[: len(sampled)] for key, of in found.items()}
+    write(
+        path,
+        [one.seen for one in sampled],
+        columns(shown),
+        [one.object_HW for one in sampled],
+        [title(items[one.item]) for one in sampled],
+    )
+
+
+def columns(found: Mapping[tuple[str, str], Sequence[Heatmap]]) -> dict[str, list[np.ndarray | None]]:
+    """The picture's columns by title: each method's heatmaps by (adapter, method), before and then after."""
+    return {
+        f"{name}\n{ADAPTERS.get(adapter, f'with {adapter}')}": [
+            one.heat_hw.numpy() if one.with_heat else None for one in of
+        ]
+        for method, name in METHODS.items()
+        for (adapter, of_method), of in found.items()
+        if of_method == method
+    }
+
+
+def title(item: Mapping[str, str | None]) -> str:
+    """An item's text, or its id where the font cannot show that."""
+    text = item["text"] or ""
+    return text[:60] if text and drawable(text) else str(item["item"])
 
 
 def drawable(text: str) -> bool:

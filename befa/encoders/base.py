@@ -51,11 +51,25 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class PictureEncoder(Encoder, Protocol):
+    """An encoder whose image tower attribution looks into; see open_clip."""
+
+    model: Any
+    """open_clip's model, for activations and gradients (befa/attribution/activations.py)."""
+
+    def preprocess(self, picture: Image.Image) -> Float[Tensor, "3 H W"]:
+        """A picture as the tower takes it: of its size, and normalised."""
+        ...
+
+
+@runtime_checkable
 class EncoderKind(Protocol):
     """A class of befa.encoders.ENCODERS: how encoders of one kind are had."""
 
     Config: Any
-    """Type of its block of `encoders`."""
+    """Type of its block of `encoders`; it has `batch_size`, how many pictures or texts go through a tower at once."""
+    modalities: Sequence[str]
+    """Which of image and text its encoders encode."""
 
     def load(self, folder: Path, config: Any, device: torch.device | str, *, progress: Progress | None) -> Encoder:
         """The encoder of `config`; what is downloaded for it lies in `folder`."""

@@ -6,7 +6,6 @@ from PIL import Image
 
 from befa.attribution import overlays
 from befa.attribution.heatmap import Heatmap
-from pipelines.stages.attribute import _columns, _title
 
 
 def drawn(path, heat):
@@ -42,9 +41,9 @@ def test_titles_may_hold_dollars_and_letters_that_the_font_lacks(tmp_path, recwa
         overlays.write(tmp_path / "a.png", [picture], {}, [None], [title])
     assert overlays.drawable(title)
     assert not overlays.drawable("\u732b")
-    assert _title({"text": "\u732b", "item": "0012"}) == "0012"
-    assert _title({"text": None, "item": "0012"}) == "0012"
-    assert _title({"text": title, "item": "0012"}) == title
+    assert overlays.title({"text": "\u732b", "item": "0012"}) == "0012"
+    assert overlays.title({"text": None, "item": "0012"}) == "0012"
+    assert overlays.title({"text": title, "item": "0012"}) == title
     assert not recwarn.list
 
 
@@ -52,7 +51,7 @@ def test_before_stands_before_after_for_every_method():
     hot, cold = (Heatmap(torch.full((2, 2), heat), torch.ones(1), 0.5) for heat in (1.0, 0.0))
     methods = ("becam", "becam_baseline", "score_cam", "grad_cam")
     found = {(adapter, name): [hot, cold] for adapter in ("none", "befa") for name in methods}
-    columns = _columns(found)
+    columns = overlays.columns(found)
     assert list(columns) == [
         f"{name}\n{adapter}"
         for name in ("BeCAM", "BeCAM less baseline", "Score-CAM", "Grad-CAM")
