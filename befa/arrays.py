@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from torch import Tensor
 
 from befa.building import content_of
 from befa.cells import Cell
@@ -18,7 +19,7 @@ from befa.problem import Problem
 log = logging.getLogger(__name__)
 
 ArrayLike = Any
-"""What np.asarray takes: arrays, lists, a pandas Series, tensors on the CPU."""
+"""What np.asarray takes: arrays, lists, a pandas Series; and tensors, on any device."""
 
 
 def problem_of(
@@ -47,7 +48,7 @@ def problem_of(
         )
         raise ConfigError(what, mend=f"FeaturesConfig(modalities={tuple(features)!r})")
     for modality in modalities:
-        values_Ic = np.asarray(features[modality])
+        values_Ic = _array(features[modality])
         if values_Ic.ndim != 2 or len(values_Ic) != n_items or values_Ic.dtype.kind not in "fiub":
             what = f"{modality} has shape {values_Ic.shape} and type {values_Ic.dtype}, of {n_items} items"
             raise FeatureError(what, mend="give each item a row of numbers, absent ones one of zeros or NaN")
@@ -88,13 +89,20 @@ def interactions_of(
     return Interactions.of(users_E, items_E, n_users)
 
 
+def _array(given: ArrayLike) -> np.ndarray:
+    if isinstance(given, Tensor):
+        given = given.detach().to("cpu")
+        given = given.float() if given.is_floating_point() else given  # NumPy knows no bfloat16
+    return np.asarray(given)
+
+
 def _pairs(
     users: ArrayLike, items: ArrayLike, n_users: int, n_items: int
 ) -> tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]:
     """Unique, sorted by user, then item. Raises DataError for what is no dense id."""
     columns = []
     for name, given, count in (("user", users, n_users), ("item", items, n_items)):
-        ids = np.asarray(given)
+        ids = _array(given)
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             what = f"{name}s have shape {ids.shape} and type {ids.dtype}"
             raise DataError(what, mend=f"number the {name}s from 0, as pandas.factorize does, and give one a pair")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -119,6 +120,21 @@ class Settings:
         return config.check(merged, ".".join((*self._above, part)), kind)
 
 
+BLOCKS = (
+    "protocol", "dataset", "datasets", "pictures", "encode", "encoders", "features", "training", "models", "adapters",
+    "tuning", "sensitivity", "attribution", "distribution", "train_befa", "tuned",
+)  # fmt: skip
+"""Of params.yaml. Others are left alone: they may be there for their anchors."""
+
+
+def _require_blocks(params: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a block that is misspelt: nobody would look at it."""
+    for name in params:
+        if name not in BLOCKS and (close := get_close_matches(name, BLOCKS, n=1, cutoff=0.8)):
+            mend = f"is {close[0]!r} meant? a block of your own needs a name less like it"
+            raise ConfigError(f"no block is called {name!r}", where="params.yaml", mend=mend)
+
+
 def _require_hosts(params: Mapping[str, Any]) -> None:
     """Raises ConfigError for a line of `tuned` that is no host's: its settings would silently not be used.
 
@@ -158,6 +174,7 @@ class Cell:
         """From params.yaml. Raises ConfigError for an unknown name or a wrong value."""
         for kind, name in (("dataset", dataset), ("encoder", encoder)):
             lookup(config.block(params, f"{kind}s"), name, kind)
+        _require_blocks(params)
         _require_hosts(params)
         recommender = lookup(MODELS, model, "model")
         for key in config.load(params, f"models.{model}", dict[str, Any]):
@@ -215,7 +232,8 @@ class Cell:
             raise ConfigError(what, mend=f"take adapter none, or a model with content ({able})")
         if self.adapter != "none" and not self.features.modalities:
             what = f"features.{self.dataset} has no modality, so the adapter {self.adapter} would change nothing"
-            raise ConfigError(what, where="params.yaml", mend="take adapter none, or name a modality")
+            mend = f"take adapter none, or name a modality (features.{self.dataset}.modalities of params.yaml)"
+            raise ConfigError(what, mend=mend)
         if adapter.features == "fixed" and self.network.trainable_features:
             what = f"{self.adapter} is for feature tables that training leaves alone"
             raise ConfigError(what, mend="set trainable_features=False in the model's configuration")

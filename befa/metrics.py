@@ -7,6 +7,8 @@ from hashlib import sha256
 import numpy as np
 from jaxtyping import Float, Int
 
+from befa.errors import DataError
+
 CUTOFFS = (5, 10, 20, 50)
 METRICS = ("recall", "ndcg", "precision", "map")
 
@@ -81,7 +83,9 @@ def metrics_per_user(
 
 
 def means(per_user: Mapping[str, Float[np.ndarray, " B"]]) -> dict[str, float]:
-    """Means over users, as Python floats."""
+    """Means over users, as Python floats. Raises DataError where there is none."""
+    if not all(map(len, per_user.values())):
+        raise DataError("no user is evaluated", mend="give one both training interactions and some to be found")
     return {name: float(values.mean()) for name, values in per_user.items()}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
@@ -14,25 +15,26 @@ if TYPE_CHECKING:
     from torch import Generator
 
 
-def _seed(seed: int, names: tuple[object, ...]) -> int:
-    digest = sha256(repr((seed, names)).encode()).digest()
+def _seed(seed: SupportsIndex, names: tuple[object, ...]) -> int:
+    # As Python's own integer: NumPy's is written otherwise, and so was another seed. What is none is a TypeError.
+    digest = sha256(repr((int(index(seed)), names)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def stream(seed: int, *names: str) -> Generator:
+def stream(seed: SupportsIndex, *names: str) -> Generator:
     """A torch generator (CPU) for one named use; different names give independent streams."""
     import torch
 
     return torch.Generator().manual_seed(_seed(seed, names))
 
 
-def numpy_stream(seed: int, *names: str) -> np.random.Generator:
+def numpy_stream(seed: SupportsIndex, *names: str) -> np.random.Generator:
     """A NumPy generator for one named use; different names give independent streams."""
     return np.random.default_rng(_seed(seed, names))
 
 
 @contextmanager
-def global_seed(seed: int, *names: str) -> Iterator[None]:
+def global_seed(seed: SupportsIndex, *names: str) -> Iterator[None]:
     """For libraries that draw from torch's global generator: seeded inside the block, restored after it."""
     import torch
 

@@ -123,7 +123,11 @@ def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[st
 
 
 def _validated_users(problem: Problem, valid: Interactions) -> np.ndarray:
-    """Users with both training and validation interactions. Raises DataError where there is none."""
+    """Users with both training and validation interactions. Raises DataError where there is none, or others."""
+    if len(valid.counts) != problem.n_users or valid.items_E.max(initial=-1) >= problem.n_items:
+        what = f"validation of {len(valid.counts)} users, and of items up to {valid.items_E.max(initial=-1)}"
+        mend = f"the problem has {problem.n_users} users and {problem.n_items} items"
+        raise DataError(what, mend=mend)
     users = np.flatnonzero((valid.counts > 0) & (problem.train.counts > 0))
     if len(users) == 0:
         raise DataError(

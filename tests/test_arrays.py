@@ -14,6 +14,7 @@ from befa.arrays import interactions_of, problem_of
 from befa.building import build
 from befa.cells import Cell, FeaturesConfig, OptimizerConfig, TrainingConfig
 from befa.errors import BefaError, ConfigError, DataError, FeatureError
+from befa.metrics import means, metrics_per_user
 from befa.models import MODELS
 from befa.problem import Content, Problem
 from befa.rng import numpy_stream, stream
@@ -50,6 +51,26 @@ def test_a_problem_from_arrays_is_that_of_its_set_of_pairs(form):
     assert content.values_Ic.tolist() == [[1, 2], [0, 0], [0, 0], [0, -1]]
     test = interactions_of(form([2, 0, 2, 1, 2]), form([1, 3, 0, 3, 1]), 4, 4)
     assert (test.offsets.tolist(), test.items_E.tolist()) == ([0, 1, 2, 4, 4], [3, 3, 0, 1])
+
+
+@pytest.mark.parametrize("form", [
+    lambda values: values.requires_grad_(), lambda values: values.bfloat16(), lambda values: values.double(),
+])  # fmt: skip
+def test_features_may_be_tensors_of_any_kind(form):
+    values = torch.tensor([[1.0, 2.0], [0.0, 0.5], [4.0, 1.0], [0.0, -1.0]])
+    assert torch.equal(made(images=form(values.clone())).contents["image"].values_Ic, values)
+
+
+def test_validation_of_others_is_an_error():
+    cell, problem = cell_of(), made()
+    for valid in (interactions_of([0], [0], 5, 4), interactions_of([0], [5], 4, 6)):
+        with pytest.raises(DataError, match=r"validation of .* the problem has 4 users and 4 items"):
+            fit(build(problem, cell, 1), problem, valid, cell, 1, lambda *_: None)
+
+
+def test_an_evaluation_of_nobody_is_an_error():
+    with pytest.raises(DataError, match="no user is evaluated"):
+        means(metrics_per_user(np.empty((0, 4), int), np.empty(0, int), interactions_of([], [], 4, 4)))
 
 
 def test_presence_is_that_of_the_numbers_as_they_are_used(caplog):

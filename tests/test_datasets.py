@@ -136,6 +136,47 @@ def test_the_documented_catalogue_runs_to_a_trained_cell(project, catalogue, tmp
     assert ran.returncode == 0, ran.stderr
 
 
+def test_a_catalogue_of_vectors_alone_runs_to_a_trained_cell(project, catalogue, tmp_path):
+    """No item table, no picture, no title: interactions and a matrix, as the field's public feature files are."""
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    table = pq.read_table(catalogue / "interactions.parquet")
+    pq.write_table(table, shop / "sales.parquet")
+    ids = sorted(set(table["item"].to_pylist()))
+    np.save(shop / "vectors.npy", np.random.default_rng(1).normal(size=(len(ids), 8)))
+    (shop / "ids.txt").write_text("\n".join(ids))
+    add(
+        project,
+        f"""
+datasets:
+  shop:
+    <<: *dataset
+    kind: catalogue
+    source:
+      folder: {shop}
+      interactions: {{file: sales.parquet, user: user, item: item, time: time}}
+      features: {{audio: {{vectors: vectors.npy, ids: ids.txt}}}}
+    core: 5
+
+features:
+  shop: {{<<: *features, modalities: [audio]}}
+
+training:
+  shop: {{<<: *training, seeds: [1], epochs: 2}}
+""",
+    )
+    without_cells(project)
+    assert asked(project, "add-cells", "shop", "given", "--model", "bm3").returncode == 0
+    ran = asked(project, "check", "shop")
+    assert ran.returncode == 0, ran.stderr
+    ran = command(project, sys.executable, "-c", RUN_ALL, "evaluate@shop-given-bm3-befa")
+    assert ran.returncode == 0, ran.stderr
+    coverage = json.loads((project / "data/features/shop/given/image.coverage.json").read_text())
+    assert (coverage["ok"], coverage["missing"]) == (0, coverage["items"])
+    metrics = json.loads((project / "data/runs/shop/given/bm3/befa/metrics.json").read_text())
+    assert 0 < metrics["test"]["recall@20"] <= 1
+
+
 def test_the_documented_block_is_of_ten_lines(tmp_path):
     lines = documented(tmp_path).split("datasets:")[1].split("\n\n")[0].strip().splitlines()
     assert len(lines[1:]) <= 10

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from befa import config
 from befa.adapters import ADAPTERS
 from befa.cell_names import cell_stage, host_name, listed
-from befa.cells import Cell, OptimizerConfig, TrainingConfig
+from befa.cells import BLOCKS, Cell, OptimizerConfig, TrainingConfig
 from befa.datasets import DatasetConfig
 from befa.errors import ConfigError
 from befa.models import MODELS
@@ -63,6 +63,14 @@ def test_values_that_would_fail_later_are_errors_now(block, value, says):
     params[name] = params[name] | {dataset: params[name][dataset] | {key: value}}
     with pytest.raises(ConfigError, match=says):
         Cell.from_params(params, "demo", "clip_small", "bm3", "befa")
+
+
+@pytest.mark.parametrize(("name", "meant"), [("protcol", "protocol"), ("tunning", "tuning"), ("dataset_s", "datasets")])
+def test_a_misspelt_block_is_an_error_and_one_of_ones_own_is_not(name, meant):
+    with pytest.raises(ConfigError, match=f"no block is called '{name}' in params.yaml; is '{meant}' meant"):
+        Cell.from_params(PARAMS | {name: {}}, "demo", "clip_small", "bm3", "none")
+    assert Cell.from_params(PARAMS | {"shops": {}, "x-mine": 1}, "demo", "clip_small", "bm3", "none")
+    assert set(BLOCKS) == set(PARAMS)
 
 
 def test_a_key_that_a_model_does_not_know_is_an_error():

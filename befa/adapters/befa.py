@@ -60,7 +60,12 @@ class BeFA(nn.Module):
     def forward(
         self, x_nd: Float[Tensor, "n d"], id_nd: Float[Tensor, "n d"], *, rng: Generator
     ) -> Float[Tensor, "n d"]:
-        """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`."""
+        """Content adapted to the behaviour in `id_nd`; dropout, in training only, draws from `rng`.
+
+        Raises ValueError where both are not of one shape, which would be multiplied all the same.
+        """
+        if x_nd.shape != id_nd.shape:
+            raise ValueError(f"content of shape {tuple(x_nd.shape)} and ids of {tuple(id_nd.shape)}")
         dropping = {"p": self.config.dropout, "rng": rng, "training": self.training}
         decoupled = relu_dropout(self.decouple(x_nd), **dropping)
         if self.config.variant == "released":

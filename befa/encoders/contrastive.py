@@ -73,7 +73,9 @@ def train_clip(
             kept.append(encoder.pixels(picture if isinstance(picture, Image.Image) else Image.fromarray(picture)))
             kept_titles.append(title)
     if len(kept) < 2:
-        raise EncoderError(f"{len(kept)} items have both a picture and a title", mend="training needs at least two")
+        what = f"{len(kept)} items have both a picture and a title"
+        mend = "training needs two; without pictures take another encoder, such as minilm or given"
+        raise EncoderError(what, mend=mend)
     pixels_N3HW = torch.stack(kept)
     kept.clear()
     tokens_NL, _, _ = encoder.tokenize(kept_titles)

@@ -4,7 +4,7 @@ import logging
 
 from befa import config, tables
 from befa.datasets import PLACE, DatasetConfig
-from befa.errors import lookup
+from befa.errors import DataError, lookup
 from befa.interactions import filter_events
 from befa.paths import Layout
 from befa.report.published import TABLE_1
@@ -21,13 +21,19 @@ def run(dataset: str, layout: Layout) -> None:
     source, raw, into = lookup(SOURCES, cfg.kind, "kind of dataset"), layout.raw(dataset), layout.filtered(dataset)
     into.mkdir(parents=True, exist_ok=True)
     with progress(f"filter {dataset}", unit="rows") as report:
-        filtered = filter_events(
-            source.events(raw),
-            lambda: source.items(raw, cfg.text),
-            cfg,
-            folder=into,
-            progress=report,
-        )
+        try:
+            filtered = filter_events(
+                source.events(raw),
+                lambda: source.items(raw, cfg.text),
+                cfg,
+                folder=into,
+                progress=report,
+            )
+        except DataError as error:
+            if error.where is not None:
+                raise
+            mend = f"{error.mend}, then `dvc repro --force --single-item download@{dataset}`"
+            raise DataError(error.what, where=f"the data of {dataset}", mend=mend) from None
     metadata = None if filtered.place is None else {PLACE: filtered.place}
     tables.write_table(layout.interactions(dataset), filtered.interactions, metadata)
     tables.write_table(layout.users(dataset), filtered.users)

@@ -37,6 +37,13 @@ def test_the_released_variant_is_the_published_network():
     torch.testing.assert_close(out, golden["y"], rtol=1e-6, atol=1e-6)
 
 
+def test_one_id_is_not_taken_for_every_items():
+    content, ids = content_and_ids(5, 8)
+    forward = inspect.unwrap(BeFA.forward)  # as users have it, without the tests' check of types
+    with pytest.raises(ValueError, match=r"content of shape \(5, 8\) and ids of \(1, 8\)"):
+        forward(build(8), content, ids[:1], rng=stream(0, "noise"))
+
+
 @pytest.mark.parametrize("width", [0.5, 1.0, 4.0])
 def test_the_paper_variant_is_equations_8_to_10(width):
     adapter = build(6, variant="paper", width=width, dropout=0.0)

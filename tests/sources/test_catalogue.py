@@ -79,6 +79,22 @@ def test_pictures_on_the_web_stay_addresses(shop):
     assert not (raw / "images.zip").exists()
 
 
+def test_addresses_without_http_are_addresses_and_other_columns_an_error(shop):
+    text = PRODUCTS.replace("https://", " ").replace("Cup,,,", "Cup,,,//shop.example/1.jpg")
+    (shop / "products.csv").write_text(text)
+    raw = fetched(shop, images={"url": "link"})
+    assert [row[2] for row in rows(catalogue.items(raw, None))] == ["//shop.example/b.jpg", "//shop.example/1.jpg"]
+    with pytest.raises(DataError, match=r"not one of 2 values of 'name' is a web address \(first: 'Cup, blue'\)"):
+        fetched(shop, images={"url": "name"})
+
+
+def test_errors_after_the_download_name_the_catalogues_own_file_and_how_to_take_it_over(shop):
+    (shop / "sales.csv").write_text(SALES.replace("2024-03-02", "02.03.2024"))
+    raw = fetched(shop)
+    with pytest.raises(DataError, match=r"in sales\.csv; give dates.*; then `dvc repro --force --single-item downl"):
+        rows(catalogue.events(raw))
+
+
 def test_a_picture_outside_the_folder_is_not_taken(shop):
     (shop.parent / "secret.jpg").write_bytes(b"secret")
     (shop / "products.csv").write_text(
@@ -227,10 +243,14 @@ def test_columns_that_nothing_asks_for_may_hold_anything(shop):
         (
             "products.csv",
             "sku,n\xe4me\n0012,Cup\n".encode("cp1252"),
-            "not a text in UTF-8 in items.csv; save it as UTF-8",
+            "not a text in UTF-8 in products.csv; save it as UTF-8",
         ),
-        ("products.csv", "sku,name\n0012,T\xe4sse\n".encode("cp1252"), "not a text in UTF-8 in items.csv"),
-        ("products.csv", b"sku,name\n" + 2000 * b"0012,Cup\n" + b"0013,T\xe4sse\n", "not a text in UTF-8 in items.csv"),
+        ("products.csv", "sku,name\n0012,T\xe4sse\n".encode("cp1252"), "not a text in UTF-8 in products.csv"),
+        (
+            "products.csv",
+            b"sku,name\n" + 2000 * b"0012,Cup\n" + b"0013,T\xe4sse\n",
+            "not a text in UTF-8 in products.csv",
+        ),
         ("products.parquet", b"PAR1 and no more", "a table cannot be read"),
     ],
 )

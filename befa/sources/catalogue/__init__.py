@@ -5,9 +5,11 @@ a column of paths, or from web addresses; further modalities come as vectors mad
 copies, and catalogue.json, which says how they are read: it can be shared and read without the originals.
 """
 
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,8 @@ Config = CatalogueConfig
 UNIT = "pictures"
 PICTURES = "images.zip"
 ROWS_AT_ONCE = 65_536
+ADDRESS = re.compile(r"\s*(https?:)?//", re.IGNORECASE)
+"""How a web address begins."""
 
 
 def needs(config: CatalogueConfig, dataset: str) -> list[Need]:
@@ -77,7 +81,9 @@ def fetch(config: CatalogueConfig, into: Path, *, dataset: str, progress: Progre
     tables.write_json(into / DESCRIPTION, asdict(config) | {"folder": ""})
     for name in config.features:
         vectors_of(into, name)  # read once, to be sure
-    if config.images is not None and config.images.url is None:
+    if config.images is not None and config.images.url is not None:
+        _check_addresses(config, into)
+    elif config.images is not None:
         _pack(config, folder, into, progress)
         names.append(PICTURES)
     return [*names, DESCRIPTION]
@@ -91,6 +97,15 @@ def _check_images(config: CatalogueConfig) -> None:
     columns_in(config.images.pattern or "")
     if config.items is None:
         raise ConfigError("images need an items file", where="params.yaml", mend="add `items`")
+
+
+def _check_addresses(config: CatalogueConfig, into: Path) -> None:
+    """One or another that is none is counted by the stage `media`; where none is one, it is another column."""
+    column = config.images.url
+    given = [row[column] for row in item_rows(into, config) if (row[column] or "").strip()]
+    if given and not any(ADDRESS.match(value) for value in given):
+        what = f"not one of {len(given)} values of {column!r} is a web address (first: {given[0]!r})"
+        raise DataError(what, where=config.items.file, mend="name another column, or begin them with https://")
 
 
 def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress) -> None:
@@ -112,9 +127,27 @@ def _pack(config: CatalogueConfig, folder: Path, into: Path, progress: Progress)
             )
 
 
+@contextmanager
+def _own_names(raw: Path, config: CatalogueConfig) -> Iterator[None]:
+    """Errors name the catalogue's own file, of which the raw folder has a copy, and how a mended one is taken over."""
+    try:
+        yield
+    except DataError as error:
+        own = next((name for name, copy in _copies(config) if copy == error.where), None)
+        if own is None:
+            raise
+        mend = f"{error.mend}; then `dvc repro --force --single-item download@{raw.name}`"
+        raise DataError(error.what, where=own, mend=mend) from None
+
+
 def events(raw: Path) -> Iterator[pa.RecordBatch]:
     """Interactions in file order; without a column of times, a row's time is its place in the file."""
     config = description_in(raw)
+    with _own_names(raw, config):
+        yield from _events(raw, config)
+
+
+def _events(raw: Path, config: CatalogueConfig) -> Iterator[pa.RecordBatch]:
     table = config.interactions
     path = raw / ("interactions" + suffix_of(table.file))
     wanted = [name for name in (table.user, table.item, table.time, table.action) if name is not None]
@@ -135,8 +168,12 @@ def events(raw: Path) -> Iterator[pa.RecordBatch]:
 def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
     """Items with their text by template over all columns of the items file (none: no text), and their picture."""
     config = description_in(raw)
-    if config.items is None:
-        return
+    if config.items is not None:
+        with _own_names(raw, config):
+            yield from _items(raw, config, text)
+
+
+def _items(raw: Path, config: CatalogueConfig, text: str | None) -> Iterator[pa.RecordBatch]:
     pictures: set[str] = set()
     if (raw / PICTURES).exists():
         with archives.opened(raw / PICTURES) as archive:
@@ -146,7 +183,10 @@ def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
         if config.images is None:
             return None
         if config.images.url is not None:
-            return row[config.images.url] or None
+            address = (row[config.images.url] or "").strip()
+            if not address:
+                return None
+            return address if ADDRESS.match(address) else f"//{address}"
         path = picture_path(config, row)
         return f"{PICTURES}/{path}" if path in pictures else None
 
@@ -160,4 +200,6 @@ def items(raw: Path, text: str | None) -> Iterator[pa.RecordBatch]:
 
 def vectors(raw: Path) -> dict[str, tuple[list[str], np.ndarray]]:
     """Item ids and vectors of every further modality, by its name."""
-    return {name: vectors_of(raw, name) for name in description_in(raw).features}
+    config = description_in(raw)
+    with _own_names(raw, config):
+        return {name: vectors_of(raw, name) for name in config.features}
