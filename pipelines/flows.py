@@ -4,7 +4,9 @@ DVC is the one cache of record, so Prefect's own caching stays off; Prefect adds
 """
 
 import fcntl
+import logging
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from types import FrameType
 from typing import Annotated
 from uuid import UUID
 
@@ -193,7 +196,8 @@ def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool)
     interrupt (all is ended then).
     """
     try:
-        state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
+        with _silenced_by_interrupt():
+            state = reproduce(list(targets), jobs, gpu_jobs, force, return_state=True)
     except (KeyboardInterrupt, httpx.HTTPError, RuntimeError) as error:
         causes, mend = list(_chain(error)), "the same command goes on where it was"
         refused = next((each for each in causes if isinstance(each, httpx.HTTPStatusError)), None)
@@ -215,6 +219,24 @@ def run(targets: Sequence[str], *, jobs: int, gpu_jobs: int | None, force: bool)
         raise
     if not state.is_completed():
         raise StageError(state.message or f"the flow ended {state.name}", mend="its own error stands in the log above")
+
+
+@contextmanager
+def _silenced_by_interrupt() -> Iterator[None]:
+    """After Ctrl-C all that is left to say is the one error.
+
+    Stages fail as they were told to, and Prefect would tell at length what it cannot send to a server that has ended.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        logging.disable()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _leave_soon() -> None:
