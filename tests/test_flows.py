@@ -297,16 +297,13 @@ def test_an_interrupt_ends_the_stages_and_the_next_run_goes_on(project, server):
     assert runs(project) == {"first@x": 2, "first@y": 2, "second": 1}
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_ends_a_flow_soon_although_a_terminal_ends_its_temporary_server_too(project, monkeypatch, times):
+def test_ctrl_c_ends_a_flow_soon_although_a_terminal_ends_its_temporary_server_too(project, monkeypatch):
     monkeypatch.setenv("PREFECT_HOME", str(project / "home"))
     (project / "hold").touch()
     flow = start(project, "", "second", "--jobs", "2")
     until(lambda: runs(project) == {"first@x": 1, "first@y": 1}, 100)
     before = len((project / "log").read_text())
-    for _ in range(times):
-        os.killpg(flow.pid, signal.SIGINT)
-        time.sleep(0.7)
+    os.killpg(flow.pid, signal.SIGINT)
     assert flow.wait(timeout=40) == 1  # Prefect's client by itself: 70 s, and a traceback in place of the error
     log = (project / "log").read_text()[before:]
     assert INTERRUPTED in log  # Prefect may end the line before it without a newline
