@@ -46,7 +46,8 @@ def run(
     kind, _ = configured(config.read_params(layout.params), dataset, encoder)
     towers = kind.modalities
     if by not in towers:
-        raise EncoderError(f"encoder {encoder} has no {by} tower", mend=f"search by its {' or '.join(towers)}s")
+        mend = f"search by its {' or '.join(towers)}s" if towers else "search by another encoder's vectors"
+        raise EncoderError(f"encoder {encoder} has no {by} tower", mend=mend)
     if text is not None and "text" not in towers:
         raise EncoderError(f"encoder {encoder} has no text tower", mend="search with an item, or take another encoder")
     path = layout.features(dataset, encoder, by)

@@ -194,6 +194,9 @@ def test_an_encoder_without_a_tower_says_so(made, monkeypatch):
         monkeypatch.setattr(similar, "configured", lambda *_: (kind, None))
 
     item = of_status(made, "ok")["item"]
+    of()
+    with pytest.raises(EncoderError, match="encoder clip has no image tower; search by another encoder's vectors"):
+        ask(made, item=item)
     of("image")
     with pytest.raises(EncoderError, match="encoder clip has no text tower; search with an item"):
         ask(made, text="red")
