@@ -110,7 +110,8 @@ def filter_events(
     if min(left["users"], left["items"]) < config.floor:
         raise DataError(
             f"core {config.core} leaves {left['users']} users and {left['items']} items (floor: {config.floor})",
-            mend="lower `core`, widen `window`, or lower `floor`, in the dataset's block of params.yaml",
+            where="the dataset's block of params.yaml",
+            mend="lower `core`, widen `window`, or lower `floor`",
         )
 
     interactions = _dense(pieces, alive_U, alive_I)

@@ -134,7 +134,7 @@ def test_the_certificate_names_every_round():
 
 
 def test_a_core_that_leaves_too_little_names_the_parameter():
-    with pytest.raises(DataError, match=r"core 3 leaves 0 users and 0 items \(floor: 1\); lower `core`"):
+    with pytest.raises(DataError, match=r"core 3 leaves 0 users and 0 items \(floor: 1\) in .*yaml; lower `core`"):
         filter_events(events([("a", "010", 1), ("b", "009", 2)]), CATALOGUE, config(core=3))
 
 

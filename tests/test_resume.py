@@ -319,6 +319,11 @@ def test_identity_knows_data_code_and_version(monkeypatch):
     assert identity("data", small_cell(), 1, "cpu") != known
 
 
+def test_the_code_is_hashed_when_it_is_loaded():
+    """Later a file may have been saved that this process does not run."""
+    assert resuming.code_sha256.cache_info().currsize == 1
+
+
 def test_the_code_is_every_module_of_befa(monkeypatch):
     read = []
     monkeypatch.setattr(resuming.Path, "read_bytes", lambda path: read.append(path.name) or b"")

@@ -1,5 +1,6 @@
 """Paired comparison of cells: against scipy on pandas' joins and naive loops, its laws, its coverage, its errors."""
 
+import gc
 import math
 import warnings
 
@@ -301,3 +302,15 @@ def test_pandas_reads_a_comparison():
     found = compared(*map(per_user, made()))
     frame = pd.json_normalize([vars(found) | {"over_users": vars(found.over_users)}])
     assert frame.loc[0, "over_users.t"] == found.over_users.t
+
+
+def test_what_a_program_has_frozen_stays_frozen():
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        significance.holm([0.01, 0.02])
+        assert gc.get_freeze_count() == frozen > 0
+    finally:
+        gc.unfreeze()
+    significance.holm([0.01, 0.02])
+    assert gc.get_freeze_count() == 0
