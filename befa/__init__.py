@@ -23,3 +23,5 @@ def _flags() -> set[str]:
 if "avx512f" in _flags():
     os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
     os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# CUDA has no deterministic products without it; torch looks for it once, at the first product of the process.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -61,14 +61,17 @@ def data_sha256(problem: Problem, valid: Interactions) -> str:
 def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "cpu") -> tuple[nn.Module, Problem]:
     """The model of one seed of the run in `folder`, as training left it, and the problem it was trained on.
 
-    Raises TrainingError when the checkpoint is absent, does not fit its configuration, or is of other data than the
-    split and the features are now; and what `load_problem` raises.
+    Raises TrainingError when the checkpoint is absent, is not of the configuration beside it, or is of other data than
+    the split and the features are now; and what `load_problem` raises.
     """
     problem = load_problem(layout, cell, seed, device)
     valid = load_valid(layout, cell, problem.n_users)
     path = layout.checkpoint(folder, seed)
     state, about = read(path)
     mend = f"run dvc repro {cell_stage('train', cell.dataset, cell.encoder, cell.model, cell.adapter)}"
+    configuration = layout.configuration(folder)
+    if about.get("config_sha256") not in (None, tables.sha256_of(configuration)):  # None: the first ones did not say
+        raise TrainingError(f"trained with another configuration than {configuration.name} is", where=path, mend=mend)
     if about.get("data_sha256") != data_sha256(problem, valid):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)
     if not all(x.isfinite().all() for x in state.values()):

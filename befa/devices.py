@@ -1,6 +1,7 @@
 """Which device a wish for one means on this machine, and how its memory is used."""
 
 import ctypes
+import logging
 import os
 import platform
 from pathlib import Path
@@ -10,13 +11,35 @@ import torch
 
 from befa.errors import ConfigError
 
+log = logging.getLogger(__name__)
+
 
 def device_for(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    """The device that `wanted` means here. Raises ConfigError when it is cuda and there is none."""
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise ConfigError("no CUDA device is available", mend="take device auto or cpu, or look at `nvidia-smi`")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+    """The device that `wanted` means here. Raises ConfigError when it is cuda and there is none that torch can use."""
+    if wanted == "cpu":
+        return "cpu"
+    if not torch.cuda.is_available():
+        if wanted == "auto":
+            return "cpu"
+        what = f"no CUDA device is available to torch {torch.__version__}"
+        mend = "take device auto or cpu; or see whether `nvidia-smi` shows a GPU and a driver new enough for torch"
+        raise ConfigError(what, mend=mend)
+    if (problem := _too_old()) is None:
+        return "cuda"
+    if wanted == "cuda":
+        raise ConfigError(problem, mend="take device auto or cpu, or install a torch that was built for it")
+    log.warning("%s: the CPU is used", problem)
+    return "cpu"
+
+
+def _too_old() -> str | None:
+    """Says so where torch was not built for the GPU: it would find that out by its first computation."""
+    major, minor = torch.cuda.get_device_capability()
+    built_for = [int(arch.removeprefix("sm_").rstrip("af")) for arch in torch.cuda.get_arch_list() if arch[:3] == "sm_"]
+    if built_for and 10 * major + minor < min(built_for):
+        name = torch.cuda.get_device_name()
+        return f"torch {torch.__version__} was not built for {name} (compute capability {major}.{minor})"
+    return None
 
 
 def device_name(device: str) -> str:
@@ -48,7 +71,6 @@ def deterministic(threads: int) -> None:
     """
     torch.set_num_threads(threads)
     keep_freed_memory()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA has no deterministic products
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load torch's compiler: 4 s, 150 MB
     # That mode also fills every new tensor with NaN before it is written: work that no result depends on.

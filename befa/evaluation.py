@@ -45,7 +45,8 @@ def evaluate(model: nn.Module, problem: Problem, layout: Layout, cell: Cell) -> 
     users = np.flatnonzero((test.counts > 0) & (train.counts > 0))
     if len(users) == 0:
         raise DataError("no test interaction of a known user", where=layout.split(cell.dataset), mend="split again")
-    top = rank(scorer(model), problem.n_items, users, masks(cell.protocol, train, valid))
+    masked, device = masks(cell.protocol, train, valid), problem.users_E.device
+    top = rank(scorer(model), problem.n_items, users, masked, device=device)
     per_user = metrics_per_user(top, users, test)
     metrics = {
         "test": means(per_user),

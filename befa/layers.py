@@ -88,6 +88,9 @@ def _scale(threshold: int) -> float:
 
 def _scaled_mask(x: Tensor, threshold: int, rng: Generator) -> Tensor:
     """0 with probability threshold / 2^16, else `_scale`; drawn on the generator's device, four entries at a time."""
-    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=rng.device).random_(-(2**63), None, generator=rng)
+    # Page-locked where a GPU is to have it: the copy then waits for nothing that the GPU still does.
+    pinned = x.is_cuda and rng.device.type == "cpu"
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=rng.device, pin_memory=pinned)
+    words = words.random_(-(2**63), None, generator=rng).to(x.device, non_blocking=True)
     keep = words.view(torch.int16)[: x.numel()].view(x.shape).ge_(threshold - 2 ** (BITS - 1))
-    return keep.to(x.device).to(x.dtype).mul_(_scale(threshold))
+    return keep.to(x.dtype).mul_(_scale(threshold))

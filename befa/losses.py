@@ -57,7 +57,7 @@ class _Norm(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, norm = ctx.saved_tensors
-        return x * (grad / norm.clamp(min=torch.finfo(norm.dtype).tiny))
+        return x * torch.where(norm > 0, grad / norm, 0)
 
 
 def cosine_distance(

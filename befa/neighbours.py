@@ -2,7 +2,8 @@
 
 Candidates are proposed in float32 (by faiss on the CPU, if it is installed; else by torch), their cosines taken again
 in float64 and rounded to steps of 2^-24, the finest that float32 holds below 1; of equal ones the lower row is nearer.
-Answers thus do not depend on the device, the block size or who proposes. Where float32 cannot tell that no other row
+Answers thus do not depend on the device, the block size or who proposes, but for a cosine that the rounding of float64
+(2^-53) puts on the other side of half a step. Where float32 cannot tell that no other row
 belongs among the k (many equal vectors, a shop's placeholder picture, say), the query meets every row in float64.
 """
 
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from befa.blocks import at_once
+
 STEPS = 2**24
 """Cosines are multiples of 1 / STEPS."""
 
@@ -25,27 +28,28 @@ SMALL = 2000
 """Rows up to which comparing all with all in float64 is quicker than proposing candidates first."""
 
 BLOCK = 2**22
-"""Similarities held at once (32 MB in float64): bounded, whatever the number of rows."""
+"""Similarities held at once (32 MB in float64; see `at_once`): bounded, whatever the number of rows."""
 
 COLUMNS = 4096
 """Rows that are held in float64 at once to be compared with others."""
 
 GATHERED = 2**19
-"""Numbers of candidates that are held in float64 at once (4 MB, which a core's cache holds)."""
+"""Numbers of candidates that are held in float64 at once (4 MB, which a core's cache holds; see `at_once`)."""
 
 TINY = torch.finfo(torch.float64).tiny
 
 
 def nearest(
-    values_Nc: Float[Tensor, "N c"], k: int, *, queries_Q: Int64[Tensor, " Q"] | None = None, block: int = BLOCK
+    values_Nc: Float[Tensor, "N c"], k: int, *, queries_Q: Int64[Tensor, " Q"] | None = None, block: int | None = None
 ) -> Int64[Tensor, "Q k"]:
     """The `k` rows nearest to each of the rows `queries_Q` (to every row if None), nearest first.
 
     A row is among its own: where `k` equal ones stand before it, it takes the last one's place. `k` is capped at N. A
     row of norm 0 has cosine 0 with all. Beyond a float32 copy of the rows, memory does not grow with N but for the
-    answer: no more than `block` similarities, or one row of them, are held at once.
+    answer: no more than `block` similarities (None: `at_once` of BLOCK), or one row of them, are held at once.
     """
     values_Nc = values_Nc.detach()
+    block = at_once(BLOCK, values_Nc.device) if block is None else block
     n, k = len(values_Nc), min(k, len(values_Nc))
     queries_Q = torch.arange(n, device=values_Nc.device) if queries_Q is None else queries_Q
     if n <= max(SMALL, k + SPARE):
@@ -126,12 +130,12 @@ def _proposed(
 ) -> tuple[Float[Tensor, "Q p"], Int64[Tensor, "Q p"]]:
     """Float32 cosines and rows of the nearest, in any order."""
     faiss = _faiss() if unit_Nc.device.type == "cpu" else None
-    at_once = COLUMNS if faiss is not None else max(1, block // len(unit_Nc))
+    size = COLUMNS if faiss is not None else max(1, block // len(unit_Nc))
     # Allocated first: small results kept between large passing blocks would scatter the memory.
     rough_Qp = unit_Nc.new_empty(len(queries_Q), candidates)
     rows_Qp = torch.empty_like(rough_Qp, dtype=torch.int64)
-    for start in range(0, len(queries_Q), at_once):
-        part = slice(start, start + at_once)
+    for start in range(0, len(queries_Q), size):
+        part = slice(start, start + size)
         unit_qc = unit_Nc[queries_Q[part]]
         if faiss is not None:
             rough_Qp[part], rows_Qp[part] = _by_faiss(faiss, unit_qc, unit_Nc, candidates)
@@ -156,11 +160,11 @@ def _cosines(
     queries_Q: Int64[Tensor, " Q"],
     rows_Qp: Int64[Tensor, "Q p"],
 ) -> Float[Tensor, "Q p"]:
-    """In float64, each pair by itself, so that its sum has the same order in every block."""
+    """In float64, each pair by itself, so that on a CPU its sum has the same order in every block."""
     dots_Qp = torch.empty_like(rows_Qp, dtype=torch.float64)  # first, as in _proposed
-    at_once = max(1, GATHERED // max(1, rows_Qp.shape[1] * values_Nc.shape[1]))
-    for start in range(0, len(rows_Qp), at_once):
-        part = slice(start, start + at_once)
+    size = max(1, at_once(GATHERED, values_Nc.device) // max(1, rows_Qp.shape[1] * values_Nc.shape[1]))
+    for start in range(0, len(rows_Qp), size):
+        part = slice(start, start + size)
         products_qpc = F.embedding(rows_Qp[part], values_Nc).double()
         torch.sum(products_qpc.mul_(values_Nc[queries_Q[part]].double()[:, None]), 2, out=dots_Qp[part])
     return dots_Qp / (norms_N[queries_Q, None] * norms_N[rows_Qp]).clamp_(min=TINY)
@@ -171,8 +175,8 @@ def _among_all(
 ) -> Int64[Tensor, "Q k"]:
     """`nearest` by all cosines in float64, a block of queries against a block of rows at a time."""
     n, nearest_Qk = len(values_Nc), queries_Q.new_empty(len(queries_Q), k)
-    at_once = max(1, block // max(1, min(n, COLUMNS)))
-    for rows_q, answer_qk in zip(queries_Q.split(at_once), nearest_Qk.split(at_once), strict=True):
+    size = max(1, block // max(1, min(n, COLUMNS)))
+    for rows_q, answer_qk in zip(queries_Q.split(size), nearest_Qk.split(size), strict=True):
         scaled_qc = STEPS * _unit(values_Nc[rows_q])
         best_qk, nearest_qk = scaled_qc.new_zeros(len(rows_q), 0), rows_q.new_zeros(len(rows_q), 0)
         for start in range(0, n, COLUMNS):

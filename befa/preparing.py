@@ -1,6 +1,7 @@
 """Reading what is to be encoded: references in, hashes and tensors out, in worker processes beside the tower."""
 
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -101,8 +102,15 @@ def chunks(reader: Reader, pairs: Sequence[tuple[str, str | None]], size: int, w
     parts = _Parts(reader, pairs, size)
     if workers is None:
         workers = 0 if len(parts) < FEW else min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
-    # A generator of its own: else the loader draws from torch's global one.
-    loader = DataLoader(parts, batch_size=None, num_workers=workers, collate_fn=_as_it_is, generator=torch.Generator())
+    loader = DataLoader(
+        parts,
+        batch_size=None,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        generator=torch.Generator(),  # its own: else the loader draws from torch's global one
+        # Python 3.14 would start processes anew and send each the encoder, on a GPU with memory of its own there.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+    )
     try:
         for chunk in loader:
             if isinstance(chunk, BefaError):

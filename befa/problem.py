@@ -16,7 +16,7 @@ from befa.errors import DataError
 from befa.metrics import Interactions
 
 ProtocolName = Literal["clean", "mmrec"]
-"""`clean`: this project's protocol. `mmrec`: masking, rounding and patience of the field's reference code
+"""`clean`: this project's protocol. `mmrec`: masking, rounding, patience and momentum of the field's reference code
 (docs/protocols.md)."""
 
 

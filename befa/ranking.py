@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from befa.blocks import at_once
 from befa.errors import TrainingError
 from befa.metrics import CUTOFFS, Interactions
 from befa.problem import ProtocolName
@@ -16,7 +17,7 @@ Scorer = Callable[[Tensor], Tensor]
 """From users [B] to their scores of all items [B, I], a tensor of the caller's own."""
 
 SCORES_PER_CHUNK = 4_000_000
-"""Scores held at a time (16 MB of float32, which a cache holds), so that memory does not grow with the users."""
+"""Scores held at a time (16 MB of float32, which a cache holds; see `at_once`): memory does not grow with the users."""
 
 GROUP = 16
 """Items in a group, of which the largest score decides whether the others are looked at."""
@@ -84,13 +85,14 @@ def rank(
     users_B: Int[np.ndarray, " B"],
     masked: Sequence[Interactions],
     k: int = max(CUTOFFS),
+    device: torch.device | str = "cpu",
 ) -> Int[np.ndarray, "B K"]:
     """The top `k` of all items for `users_B`, without the items that `masked` gives them; chunked over users.
 
-    A place that no candidate is left for, or one of score -inf, holds -1. Raises TrainingError where a best score is
-    NaN or inf.
+    `device`: where scores are made, which decides how many users are taken at once. A place that no candidate is left
+    for, or one of score -inf, holds -1. Raises TrainingError where a best score is NaN or inf.
     """
-    return np.concatenate([_ranked(score, part, masked, k) for part in chunks(users_B, n_items)])
+    return np.concatenate([_ranked(score, part, masked, k) for part in chunks(users_B, n_items, device)])
 
 
 def _ranked(score: Scorer, users_B: np.ndarray, masked: Sequence[Interactions], k: int) -> np.ndarray:
@@ -122,8 +124,10 @@ def masks(protocol: ProtocolName, train: Interactions, valid: Interactions) -> l
     return [train] if protocol == "mmrec" else [train, valid]
 
 
-def chunks(users_B: Int[np.ndarray, " B"], n_items: int) -> Iterator[Int[np.ndarray, " b"]]:
+def chunks(
+    users_B: Int[np.ndarray, " B"], n_items: int, device: torch.device | str = "cpu"
+) -> Iterator[Int[np.ndarray, " b"]]:
     """As many users at a time as SCORES_PER_CHUNK allows; one empty chunk for no users: results then have a shape."""
-    size = max(1, SCORES_PER_CHUNK // n_items)
+    size = max(1, at_once(SCORES_PER_CHUNK, device) // n_items)
     for start in range(0, max(1, len(users_B)), size):
         yield users_B[start : start + size]

@@ -51,8 +51,8 @@ class RayEngine:
         cpus, gpus = int(resources.get("CPU", 1)), 0 if device == "cpu" else int(resources.get("GPU", 0))
         if device == "cuda" and not gpus:
             raise ConfigError("the Ray cluster has no GPU", mend="set encode.device to cpu, or add a node with one")
-        n = min(partitions or gpus or cpus, gpus or cpus)
-        readers = (cpus // n - 1 if gpus else 0) if workers is None else workers
+        n = max(1, min(partitions or gpus or cpus, gpus or cpus, cpus))  # each has a CPU, or would wait for ever
+        readers = (max(0, cpus // n - 1) if gpus else 0) if workers is None else workers
         actor = self._ray.remote(_Partition).options(num_cpus=1, num_gpus=1 if gpus else 0)
         self._partitions = [
             actor.remote(load, modality, files, batch_size, readers, "cuda" if gpus else "cpu") for _ in range(n)

@@ -35,9 +35,9 @@ def numpy_stream(seed: SupportsIndex, *names: str) -> np.random.Generator:
 
 @contextmanager
 def global_seed(seed: SupportsIndex, *names: str) -> Iterator[None]:
-    """For libraries that draw from torch's global generator: seeded inside the block, restored after it."""
+    """For libraries that draw from torch's global generator (CPU): seeded inside the block, restored after it."""
     import torch
 
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(_seed(seed, names))
+    with torch.random.fork_rng(devices=[]):  # the CPU's: the generators of GPUs, which nothing here draws from, stay
+        torch.random.default_generator.manual_seed(_seed(seed, names))
         yield

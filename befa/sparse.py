@@ -8,8 +8,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from befa.blocks import at_once
+
 CHUNK = 2**19
-"""Numbers that `pair_dots` gathers at once from each side (2 MB in float32), so that they stay in a core's cache."""
+"""Numbers that `pair_dots` gathers at once from each side (2 MB in float32), so that they stay in a core's cache; see
+`at_once`."""
 
 
 class SparseMatrix(nn.Module):
@@ -121,8 +124,8 @@ class _PairDots(Function):
     @staticmethod
     def forward(ctx: Any, a_rd: Tensor, b_cd: Tensor, rows_E: Tensor, columns_E: Tensor) -> Tensor:
         ctx.save_for_backward(a_rd, b_cd, rows_E, columns_E)
-        at_once = max(1, CHUNK // max(1, a_rd.shape[1]))
-        chunks = zip(rows_E.split(at_once), columns_E.split(at_once), strict=True)
+        size = max(1, at_once(CHUNK, a_rd.device) // max(1, a_rd.shape[1]))
+        chunks = zip(rows_E.split(size), columns_E.split(size), strict=True)
         return torch.cat([(F.embedding(rows, a_rd) * F.embedding(columns, b_cd)).sum(1) for rows, columns in chunks])
 
     @staticmethod

@@ -1,5 +1,6 @@
 """The training loop: Adam, early stopping on validation, the best epoch's parameters; taken up after a kill."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ class EarlyStopping:
 def validate(model: nn.Module, problem: Problem, valid: Interactions) -> dict[str, float]:
     """All metrics on the validation part: every item is a candidate but the user's training items."""
     users = _validated_users(problem, valid)
-    top = rank(scorer(model), problem.n_items, users, [problem.train])
+    top = rank(scorer(model), problem.n_items, users, [problem.train], device=problem.users_E.device)
     return means(metrics_per_user(top, users, valid))
 
 
@@ -158,13 +159,13 @@ def _train_epoch(
     losses = []
     for number, batch in enumerate(batches(problem, batch_size, rng=sampling)):
         loss = model.loss(batch, rng=noise)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss.item()} at epoch {epoch}, batch {number}",
-                mend="lower the learning rate, or look for extreme values in the features",
-            )
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()  # here, so that no gradient takes memory while validation runs
-        losses.append(loss.item())
+        losses.append(loss.item())  # now: on a GPU whoever asks before waits for what could be queued meanwhile
+        if not math.isfinite(losses[-1]):
+            raise TrainingError(
+                f"the loss is {losses[-1]} at epoch {epoch}, batch {number}",
+                mend="lower the learning rate, or look for extreme values in the features",
+            )
     return float(np.mean(losses))

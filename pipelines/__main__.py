@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from befa.errors import BefaError
+from befa.errors import BefaError, first_line
 from pipelines.commands import flows, results, stages
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -45,6 +45,11 @@ def main() -> int:
     except BrokenPipeError:  # what this is piped into has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except RuntimeError as error:
+        if "OutOfMemoryError" not in type(error).__name__:  # torch's, which is not loaded here; Ray adds to its name
+            raise
+        mend = "make batch_size smaller (`training` or `encoders` in params.yaml), or take the device cpu"
+        return _told(f"the GPU has too little memory ({first_line(error)}); {mend}")
     except OSError as error:
         where = f" in {error.filename}" if error.filename else ""
         return _told(f"{error.strerror or error}{where}; see to the disk, the path and its rights")

@@ -67,6 +67,21 @@ def test_a_spoilt_state_is_told(tmp_path, spoilt, says):
         checkpoints.load_trained(layout, folder, Cell.read(layout.configuration(folder)), 1)
 
 
+def test_a_configuration_that_was_edited_is_told(tmp_path):
+    """Nothing else would tell: with more layers a model has the same parameters."""
+    layout = small_project(tmp_path, epochs=1)
+    train.run(*NAMES, layout)
+    folder = layout.run(*NAMES)
+    cell = Cell.read(layout.configuration(folder))
+    replace(cell, network=replace(cell.network, layers=cell.network.layers + 1)).write(layout.configuration(folder))
+    with pytest.raises(TrainingError, match=r"another configuration than config\.json .*; run dvc repro train@small"):
+        checkpoints.load_trained(layout, folder, Cell.read(layout.configuration(folder)), 1)
+    path = layout.checkpoint(folder, 1)
+    state, about = checkpoints.read(path)
+    checkpoints.write(path, state, {"data_sha256": about["data_sha256"]})  # as the first ones were written
+    checkpoints.load_trained(layout, folder, Cell.read(layout.configuration(folder)), 1)
+
+
 @pytest.mark.parametrize("metadata", [None, {"other": "{}"}, {"about": "no JSON"}])
 def test_a_file_of_another_program_is_no_checkpoint(tmp_path, metadata):
     save_file({"x": torch.zeros(2)}, tmp_path / "1.safetensors", metadata)

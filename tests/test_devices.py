@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 import befa
+from befa.devices import device_for
+from befa.errors import ConfigError
 
 PROGRAM = """
 import resource, sys, torch
@@ -38,6 +41,20 @@ def test_memory_that_was_freed_is_used_again():
         for how in ("given back", "kept")
     )
     assert kept < given_back / 10
+
+
+def test_a_gpu_that_torch_was_not_built_for_is_told_before_it_is_used(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90a", "sm_100", "compute_120"])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
+    assert device_for("cpu") == device_for("auto") == "cpu"
+    assert "was not built for Tesla V100 (compute capability 7.0): the CPU is used" in caplog.text
+    with pytest.raises(ConfigError, match=r"not built for Tesla V100 .*; take device auto or cpu, or install"):
+        device_for("cuda")
+    for newer in ((7, 5), (9, 0), (13, 0)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda newer=newer: newer)
+        assert device_for("auto") == device_for("cuda") == "cuda"
 
 
 @pytest.mark.skipif("avx512f" not in befa._flags(), reason="no CPU with AVX-512")

@@ -1,5 +1,6 @@
 """The training loop: early stopping, the best epoch kept, the same seed the same bits, clear errors."""
 
+import gc
 import shutil
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from befa.models import MODELS
 from befa.problem import Content, Problem
 from befa.training import EarlyStopping, fit, validate
 from pipelines import __main__ as commands
+from pipelines.commands import loading
 
 ROOT = Path(__file__).parent.parent
 N_USERS, N_ITEMS = 20, 16
@@ -200,6 +202,7 @@ def test_the_device_is_asked_for_on_the_command_line(monkeypatch):
     wrong = CliRunner().invoke(commands.app, ["train", *cell, "--device", "cuda"])
     assert "no CUDA device is available" in str(wrong.exception)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     CliRunner().invoke(commands.app, ["train", *cell])
     assert asked[-1] == ("train", *cell, {"device": "cuda"})
 
@@ -223,6 +226,33 @@ def test_misspelt_names_and_the_disks_errors_are_one_line(tmp_path, monkeypatch,
     code, line = said("show", "demo")
     assert code == 1
     assert line == "error: Is a directory in data/reports/demo/befa.json; see to the disk, the path and its rights"
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, type("RayTaskError(OutOfMemoryError)", (RuntimeError,), {})])
+def test_a_gpu_that_is_too_small_is_one_line(kind, monkeypatch, capsys):
+    def too_much(*words, **options):
+        raise kind("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory ...")
+
+    monkeypatch.setattr(commands.stages, "stage", too_much)
+    monkeypatch.setattr(commands.sys, "argv", ["befa", "train", "demo", "clip_small", "bm3", "befa", "--device", "cpu"])
+    assert commands.main() == 1
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: the GPU has too little memory (CUDA out of memory. Tried to allocate 2.00 GiB.)")
+    assert "make batch_size smaller" in line
+    assert "Of the allocated" not in line
+
+
+def test_what_a_command_loads_is_left_alone_by_the_garbage_collector():
+    class Loaded:
+        pass
+
+    gc.unfreeze()
+    with loading():
+        loaded = Loaded()
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert all(one is not loaded for one in gc.get_objects())
+    gc.unfreeze()
 
 
 def test_a_cell_is_read_back_as_it_was_written(tmp_path):

@@ -19,8 +19,9 @@ class ConstantGate(nn.Module):
     Without dropout the `released` variant is that gate, c being what the network makes of ones; the `paper` variant's
     gate still knows the ids, by equation 9.
 
-    The projection and the feature table of the host get no gradient through it. The item graphs of LATTICE, FREEDOM
-    and MGCN, which are made of the features themselves, keep their content.
+    The projection and the feature table of the host get no gradient through it. The frozen item graphs of LATTICE,
+    FREEDOM, MGCN and LATTICE (released), which are made of the features themselves, keep their content; the learned
+    graph of LATTICE, which is made of what the adapter gives, becomes one of gated ids.
     """
 
     Config = BeFAConfig

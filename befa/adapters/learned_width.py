@@ -19,7 +19,8 @@ class LearnedWidthConfig:
     widest: Annotated[float, Field(gt=0, le=1024)] = 8.0
     """Lambda of all units: the size of the layers, and more than can be learned (0.7 `softness` if that is small)."""
     start: Annotated[float, Field(gt=0)] = 4.0
-    """Lambda at the start; at most `widest`, of which 99 % are taken then: beyond that theta would hardly move."""
+    """w / d at the start; at most `widest`, of which 99 % are taken then: beyond that theta would hardly move. Within a
+    few `softness` of 0 or of `widest`, `learned_lambda` starts a little further from them."""
     softness: Annotated[float, Field(gt=0)] = 0.125
     """Part of lambda over which the gate falls from open to closed, as a scale of the sigmoid. Units within a few times
     as much from the place where it is half open are those that theta's gradient knows of."""

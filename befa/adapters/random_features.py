@@ -13,7 +13,8 @@ class RandomFeatures(nn.Module):
     """BeFA on features without meaning: its gain over `ConstantGate` is what telling items apart is worth.
 
     befa.controls draws the features; with the host's `trainable_features` they are trained like any others. Item
-    graphs are made of them too, so in LATTICE, FREEDOM and MGCN more than BeFA's content is lost; in BM3 nothing else.
+    graphs are made of them too, so in LATTICE (both), FREEDOM and MGCN more than BeFA's content is lost; in BM3 and
+    VBPR nothing else.
     """
 
     Config = BeFAConfig

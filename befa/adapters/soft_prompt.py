@@ -22,10 +22,11 @@ class SoftPrompt(nn.Module):
     transformer; its Table 4 counts one d-vector a modality (+128 at d = 64 with two), and this is what fits.
 
     The reading is degenerate: x = F W + b has a bias already, p is a second one with the same gradient, and under Adam
-    the two together are b at twice its learning rate. It adds no function that the base recommender lacks.
+    the two together are b at twice its learning rate. It adds no function that the base recommender lacks. In FREEDOM,
+    whose content loss is of differences u . (h_i - h_j), p and b cancel: that cell is its base.
 
     p starts at zero, so that training begins at the base recommender, as LoRA's does. Nothing needs a random start:
-    there is one vector, so no symmetry to break, and zero is no place where its gradient vanishes.
+    there is one vector, so no symmetry to break, and its gradient vanishes at zero no more than elsewhere.
     """
 
     Config = SoftPromptConfig

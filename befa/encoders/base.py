@@ -105,7 +105,8 @@ class Loading:
         """The encoder, ready for use; `progress` is told of a download of its weights.
 
         From here on, fp32 means it: on a GPU, convolutions else round to 10 bits, and products too where the
-        environment says so (NVIDIA's containers do).
+        environment says so (NVIDIA's containers do). And convolutions add up in one order each time.
         """
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
         return self.kind.load(self.folder, self.config, device, progress=progress)

@@ -47,6 +47,7 @@ class OpenClipEncoder:
         precision: str = "fp32",
         device: torch.device | str = "cpu",
     ) -> None:
+        weights_sha256 = clip_model.fingerprint(model)  # before a GPU has them: they would come back for it
         self.model = model.eval().requires_grad_(False).to(device)
         self.device = torch.device(device)
         self.normalise = normalise
@@ -56,7 +57,7 @@ class OpenClipEncoder:
         self.identity: dict[str, str] = {
             "architecture": json.dumps(config, sort_keys=True, separators=(",", ":")),
             "activation": "quick_gelu" if clip_model.activation_is_quick_gelu(config) else "gelu",
-            "weights_sha256": clip_model.fingerprint(model),
+            "weights_sha256": weights_sha256,
         }
         """What a vector depends on beside its picture or text; says nothing of library versions or places."""
         self.preprocessing = _canonical(preprocessing)

@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 
+from befa.blocks import at_once
 from befa.config import configuration
 from befa.encoders import sbert_files
 from befa.encoders.clip_model import fingerprint
@@ -26,8 +27,8 @@ FILLER = -1
 """Stands behind the last token. Not the model's padding token: a text may say "[PAD]", and some models end on it."""
 SHORTEST = 16
 BLOCK = 256
-"""Tokens of one call to the model. Larger ones were slower on a CPU (0.28 ms a token here, 0.4 at 4,096), and the
-last block of a length, which repeats a row to be full, costs more of them."""
+"""Tokens of one call to the model (see `at_once`). Larger ones were slower on a CPU (0.28 ms a token here, 0.4 at
+4,096), and the last block of a length, which repeats a row to be full, costs more of them."""
 
 
 @configuration
@@ -184,7 +185,7 @@ class SbertEncoder:
         lengths_B = torch.tensor([_length(n, self.max_tokens) for n in n_tokens_B.tolist()], dtype=torch.int64)
         places, vectors = [], []
         for length in sorted(set(lengths_B.tolist())):
-            for rows_R in (lengths_B == length).nonzero()[:, 0].split(max(1, BLOCK // length)):
+            for rows_R in (lengths_B == length).nonzero()[:, 0].split(self._rows(length)):
                 places.append(rows_R)
                 vectors.append(self._encode_block(tokens_BL[rows_R, :length]))
         if not places:
@@ -192,14 +193,17 @@ class SbertEncoder:
         return torch.cat(vectors)[torch.cat(places).argsort()]
 
     def _encode_block(self, tokens_RL: Int[Tensor, "R L"]) -> Float[Tensor, "R d"]:
-        """Vectors of at most BLOCK tokens, repeating the first row until the shape is that of every such block."""
+        """Vectors of at most `_rows` texts, repeating the first row until the shape is that of every such block."""
         n_rows, length = tokens_RL.shape
-        missing = max(1, BLOCK // length) - n_rows
+        missing = self._rows(length) - n_rows
         tokens_RL = torch.cat([tokens_RL, tokens_RL[:1].expand(missing, -1)]).to(self.device)
         mask_RL = tokens_RL != FILLER
         features = {"input_ids": tokens_RL.where(mask_RL, self._padding), "attention_mask": mask_RL.long()}
         x_Rd = self.model(features)["sentence_embedding"][:n_rows].float()
         return (nn.functional.normalize(x_Rd, dim=-1) if self.normalise else x_Rd).cpu()
+
+    def _rows(self, length: int) -> int:
+        return max(1, at_once(BLOCK, self.device) // length)
 
 
 def _length(n_tokens: int, most: int) -> int:

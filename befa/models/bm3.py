@@ -47,7 +47,8 @@ class BM3(nn.Module):
 
     Departs from the reference code (MMRec e775373): content is projected, and targets are dropped, for the batch's rows
     only, so a user or item that stands in a batch twice gets two dropout masks. The content terms are means over the
-    rows whose item is present in m, 0 when none is. `Batch.negatives_B` is not used.
+    rows whose item is present in m, 0 when none is. `Batch.negatives_B` is not used, but drawn as for any model: a user
+    who has all items is an error here too.
     """
 
     Config = BM3Config

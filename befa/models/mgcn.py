@@ -59,8 +59,8 @@ class MGCN(nn.Module):
     Departs from the reference code (MMRec e775373): fusion and contrast are computed for the batch's rows only,
     each once (the same numbers). An item absent in m has y_m = 0 and no edges in G_m, so its q_m is 0 too; its
     attention still counts that view. Without content E = C, there is no contrast, and the attention is not trained;
-    with one modality K = Q, Z = 0, and neither attention nor preference gate is.
-    B: see `squared_norms`.
+    with one modality K = Q, Z = 0, and neither attention nor preference gate is. A node of G_m with a negative sum of
+    cosines loses its edges, where the reference gives NaN. B: see `squared_norms`.
     """
 
     Config = MGCNConfig

@@ -8,6 +8,7 @@ import typer
 from befa import tables
 from befa.errors import ConfigError
 from befa.paths import Layout
+from pipelines.commands import loading
 
 app = typer.Typer()
 FLOWS = "Flows"
@@ -27,11 +28,13 @@ def run(
     force: Annotated[bool, typer.Option("--force", help="Run everything that the targets need.")] = False,
 ) -> None:
     """Bring DVC targets up to date as a Prefect flow, one task per stage that is not."""
-    from pipelines import graph, show_befa  # here, not above: DVC and Prefect take seconds to load
+    with loading():
+        from pipelines import graph, show_befa  # here, not above: DVC and Prefect take seconds to load
 
     plan = graph.plan(targets, force=force)
     if plan.steps:
-        from pipelines import flows
+        with loading():
+            from pipelines import flows
 
         flows.run(targets, jobs=jobs, gpu_jobs=gpu_jobs, force=force)
     else:
@@ -49,7 +52,8 @@ def run(
 @app.command(rich_help_panel=FLOWS)
 def verify(targets: Annotated[list[str] | None, typer.Argument(help="DVC stages; none: all of them.")] = None) -> None:
     """Read DVC's cache: what is damaged is named and removed. DVC itself trusts it."""
-    from pipelines import verify as verifying
+    with loading():
+        from pipelines import verify as verifying
 
     checked = verifying.verify(targets or ())
     typer.echo(f"{checked.objects:,} objects, {checked.bytes / 1e6:,.1f} MB: all whole")
@@ -67,7 +71,8 @@ def serve(
     port: Annotated[int, typer.Option(help="Of the server and its UI.", min=1, max=65535)] = 4200,
 ) -> None:
     """Run Prefect's server and UI with the deployments `reproduce` and `reencode`, until Ctrl-C."""
-    from pipelines import graph, serving
+    with loading():
+        from pipelines import graph, serving
 
     reencoded = None
     if dataset is not None and encoder is not None:

@@ -9,6 +9,7 @@ import typer
 from befa import tables
 from befa.errors import DataError
 from befa.paths import Layout
+from pipelines.commands import loading
 from pipelines.commands.arguments import (
     Adapter,
     Dataset,
@@ -30,7 +31,8 @@ RESULTS = "Results"
 @app.command(rich_help_panel=RESULTS)
 def show(dataset: Dataset) -> None:
     """Print a dataset's tables again: its sizes, who is near whom, and BeFA's result."""
-    from pipelines import show_befa, show_overlap, show_table_1
+    with loading():
+        from pipelines import show_befa, show_overlap, show_table_1
 
     require_names(dataset)
     layout = Layout()
@@ -52,7 +54,8 @@ def cell(
     figure: Annotated[str, typer.Argument(help="As in the report: table2/hm/clip/bm3+befa/recall@20.")],
 ) -> None:
     """One figure of the experiment, the published one beside it, its command, and every hash it was made from."""
-    from pipelines import cell as showing
+    with loading():
+        from pipelines import cell as showing
 
     showing.show(figure, Layout())
 
@@ -67,7 +70,8 @@ def similar(
     k: Annotated[int, typer.Option(help="How many.")] = 10,
 ) -> None:
     """Items nearest to an item or to a text, by the cosine of their vectors."""
-    from pipelines import similar as searching
+    with loading():
+        from pipelines import similar as searching
 
     searching.show(dataset, encoder, item=item, text=text, by=by, k=k, layout=Layout())
 
@@ -93,7 +97,8 @@ def recommend(
 
     Ids are texts: to read a CSV with pandas, give dtype=str for user and item, or leading zeros are lost.
     """
-    from pipelines import recommend as recommending
+    with loading():
+        from pipelines import recommend as recommending
 
     layout = Layout()
     names = {"dataset": dataset, "encoder": encoder, "model": model, "adapter": adapter}
@@ -121,7 +126,8 @@ def export_vectors(
     Two Parquet files, of columns user and item (raw ids), each with `vector`, a fixed-size list of float32. `recommend`
     leaves out what a user has; whoever searches the vectors does so by himself.
     """
-    from pipelines import recommend as recommending
+    with loading():
+        from pipelines import recommend as recommending
 
     layout = Layout()
     names = {"dataset": dataset, "encoder": encoder, "model": model, "adapter": adapter}
@@ -137,7 +143,8 @@ def compare_encoders(
     sample: Annotated[int, typer.Option(help="How many items.", min=1)] = 500,
 ) -> None:
     """Whether two encoders give the same vectors on a sample of a dataset."""
-    from pipelines import compare_encoders as comparing
+    with loading():
+        from pipelines import compare_encoders as comparing
 
     comparing.show(first, second, dataset, layout=Layout(), sample=sample)
 
@@ -145,7 +152,8 @@ def compare_encoders(
 @app.command(rich_help_panel=RESULTS)
 def adopt(dataset: Dataset, encoder: Encoder, model: Model, adapter: Adapter) -> None:
     """Write a tuning's winners into params.yaml again, where DVC brought its result back without running it."""
-    from pipelines.stages import tune as tuning
+    with loading():
+        from pipelines.stages import tune as tuning
 
     require_names(dataset, encoder, model, adapter)
     tuning.adopt(dataset, encoder, model, adapter, Layout())
@@ -163,7 +171,8 @@ def add_cells(
     ] = False,
 ) -> None:
     """List more cells in pipelines/cells.yaml: their stages are then in the graph."""
-    from pipelines import add_cells as adding
+    with loading():
+        from pipelines import add_cells as adding
 
     added = adding.add(Layout(), dataset, encoder, model or (), adapter or (), controls=controls, studies=studies)
     typer.echo("\n".join(f"added {name}" for name in added) or "nothing to add: all of them are listed")
@@ -172,6 +181,7 @@ def add_cells(
 @app.command(rich_help_panel=RESULTS)
 def check(dataset: Dataset) -> None:
     """Say what is still missing to run a dataset: files, accounts, weights, disk, parameters. Asks no network."""
-    from pipelines import check as checking
+    with loading():
+        from pipelines import check as checking
 
     checking.show(dataset, checking.needs(dataset, Layout()))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from befa.paths import Layout
+from pipelines.commands import loading
 from pipelines.commands.arguments import Adapter, Dataset, Device, DeviceName, Encoder, Model, Training, require_names
 
 app = typer.Typer()
@@ -14,14 +15,17 @@ STAGES = "Stages (what dvc.yaml calls; `dvc repro NAME` also runs what a stage n
 
 def stage(name: str, *arguments: str, **options: str | None) -> None:
     """Runs one stage's `run`. Imported here, not above: the command line stays quick, and torch loads only if used."""
-    if name != "code":
-        require_names(*arguments)
-    import_module(f"pipelines.stages.{name}").run(*arguments, Layout(), **options)
+    with loading():
+        if name != "code":
+            require_names(*arguments)
+        run = import_module(f"pipelines.stages.{name}").run
+    run(*arguments, Layout(), **options)
 
 
 def stage_on(device: DeviceName, name: str, *arguments: str) -> None:
     """Runs a stage that computes on a device of the user's choice."""
-    from befa.devices import device_for  # here: it loads torch
+    with loading():
+        from befa.devices import device_for  # here: it loads torch
 
     stage(name, *arguments, device=device_for(device.value))
 

@@ -6,7 +6,7 @@ from befa import tables
 from befa.cells import Cell
 from befa.checkpoints import load_trained
 from befa.devices import deterministic
-from befa.evaluation import evaluate, over_seeds
+from befa.evaluation import Evaluation, evaluate, over_seeds
 from befa.metrics import TEST
 from befa.paths import Layout
 
@@ -18,13 +18,15 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     folder = layout.run(dataset, encoder, model, adapter)
     cell = Cell.read(layout.configuration(folder))
     deterministic(cell.training.threads)  # on CUDA a model's graphs are sums whose order is open otherwise
-    found = {}
-    for seed in cell.training.seeds:
-        recommender, problem = load_trained(layout, folder, cell, seed, device)
-        found[seed] = evaluate(recommender, problem, layout, cell)
-    result = over_seeds(found)
+    result = over_seeds({seed: _evaluated(layout, cell, seed, device) for seed in cell.training.seeds})
     metadata = result.per_user.schema.metadata
     tables.write_table(layout.per_user(folder), result.per_user, {TEST: metadata[TEST.encode()].decode()})
     tables.write_json(layout.metrics(folder), result.metrics)
-    test = result.metrics["test"]
-    log.info("test recall@20 %.4f, ndcg@20 %.4f, seeds: %d", test["recall@20"], test["ndcg@20"], len(found))
+    test, seeds = result.metrics["test"], len(cell.training.seeds)
+    log.info("test recall@20 %.4f, ndcg@20 %.4f, seeds: %d", test["recall@20"], test["ndcg@20"], seeds)
+
+
+def _evaluated(layout: Layout, cell: Cell, seed: int, device: str) -> Evaluation:
+    folder = layout.run(cell.dataset, cell.encoder, cell.model, cell.adapter)
+    recommender, problem = load_trained(layout, folder, cell, seed, device)
+    return evaluate(recommender, problem, layout, cell)

@@ -2,7 +2,6 @@
 
 import csv
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -27,8 +26,9 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     deterministic(cell.training.threads)
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
     layout.configuration(into).unlink(missing_ok=True)  # never beside checkpoints of another configuration
+    config_sha256 = cell.sha256
     for seed, one in found.items():
-        about = {"seed": seed, "data_sha256": one.data_sha256}
+        about = {"seed": seed, "data_sha256": one.data_sha256, "config_sha256": config_sha256}
         checkpoints.write(layout.checkpoint(into, seed), one.fitted.state, about)
     history = [{"seed": seed, **row} for seed, one in found.items() for row in one.fitted.history]
     _write_history(into / "history.csv", history)
@@ -41,7 +41,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device,
-        "config_sha256": sha256(layout.configuration(into).read_bytes()).hexdigest(),
+        "config_sha256": config_sha256,
     }
     tables.write_json(layout.timing(into), timing)
 
