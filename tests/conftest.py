@@ -19,10 +19,16 @@ import polars  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 import statsmodels.stats.multitest  # noqa: F401
+import torch
 import torchvision  # noqa: F401
 from hypothesis import settings
 
 from befa.sources import demo
+
+# Stages that tests start compute on the CPU, whatever the machine has; a GPU is this process's alone (test_cuda.py).
+if torch.cuda.is_available():
+    torch.cuda.init()
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 settings.register_profile("default", deadline=None, derandomize=True)
 settings.load_profile("default")
