@@ -1,7 +1,6 @@
 """Getting one raw file from a mirror (a folder, a file or a web address), whole or not at all."""
 
 import logging
-import shutil
 from pathlib import Path
 
 from befa.downloads.addresses import ANOTHER, address_of, mirrors, shown, variable_of
@@ -12,6 +11,7 @@ from befa.downloads.files import (
     Fetched,
     KnownFile,
     Policy,
+    copied_file,
     difference_of,
     fetched_file,
     make_room,
@@ -113,8 +113,7 @@ def _copy(mirror: Path, target: Path, known: KnownFile, report: Progress, policy
     clear(target)
     try:
         with whole(target) as part:
-            shutil.copyfile(source, part)
-            copy = fetched_file(part, target.name, report)
+            copy = copied_file(source, part, target.name, report)
             difference = difference_of(copy.bytes, copy.sha256, known)
             if difference is not None:
                 raise not_the_file(target.name, difference, source)

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -74,13 +75,29 @@ def make_room(into: Path, needed: int, policy: Policy) -> None:
 
 def fetched_file(path: Path, name: str, report: Progress) -> Fetched:
     """The file at `path`, read to its end; `name`: what it is called in the result and in the report."""
-    size, done, checksum = path.stat().st_size, 0, hashlib.sha256()
+    checksum = hashlib.sha256()
+    for data in _read(path, f"checking {name}", report):
+        checksum.update(data)
+    return Fetched(name, path.stat().st_size, checksum.hexdigest())
+
+
+def copied_file(source: Path, target: Path, name: str, report: Progress) -> Fetched:
+    """`fetched_file` of `source`, which is copied to `target` while it is read."""
+    checksum = hashlib.sha256()
+    with target.open("wb") as file:
+        for data in _read(source, f"copying {name}", report):
+            checksum.update(data)
+            file.write(data)
+    return Fetched(name, target.stat().st_size, checksum.hexdigest())
+
+
+def _read(path: Path, note: str, report: Progress) -> Iterator[bytes]:
+    size, done = path.stat().st_size, 0
     with path.open("rb") as file:
         while data := file.read(CHUNK):
-            checksum.update(data)
             done += len(data)
-            report(done, size, f"checking {name}")
-    return Fetched(name, size, checksum.hexdigest())
+            report(done, size, note)
+            yield data
 
 
 def difference_of(size: int, checksum: str, known: KnownFile) -> str | None:

@@ -1,6 +1,7 @@
 """Stage `train@<dataset>-<encoder>-<model>-<adapter>`: one cell's checkpoints, one per seed."""
 
 import csv
+import logging
 import shutil
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import torch
 
 from befa import checkpoints, config, tables
 from befa.cells import Cell
-from befa.devices import deterministic
+from befa.devices import deterministic, device_name
 from befa.paths import Layout
 from befa.resuming import Saved
 from befa.training import Row
 from pipelines.fitting import Training, train
+
+log = logging.getLogger(__name__)
 
 
 def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, device: str = "cpu") -> None:
@@ -24,6 +27,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     into = layout.run(dataset, encoder, model, adapter)
     tables.check_writable(into)
     deterministic(cell.training.threads)
+    log.info("training on %s", device_name(device))
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
     layout.configuration(into).unlink(missing_ok=True)  # never beside checkpoints of another configuration
     config_sha256 = cell.sha256
@@ -40,7 +44,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "epochs": sum(one.epochs for one in found.values()),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "device": device,
+        "device": device if device == "cpu" else device_name(device),
         "config_sha256": config_sha256,
     }
     tables.write_json(layout.timing(into), timing)
