@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from difflib import get_close_matches
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -242,11 +241,6 @@ class Cell:
     def write(self, path: Path) -> None:
         """As JSON."""
         tables.write_json(path, asdict(self))
-
-    @property
-    def sha256(self) -> str:
-        """Of the file that `write` makes."""
-        return sha256(tables.as_json(asdict(self)).encode()).hexdigest()
 
 
 def _makes_content(network: Any) -> bool:

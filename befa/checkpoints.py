@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -58,6 +59,15 @@ def data_sha256(problem: Problem, valid: Interactions) -> str:
     return digest.hexdigest()
 
 
+def config_sha256(config: Mapping[str, Any], seed: int) -> str:
+    """SHA-256 of a cell's configuration, as it is stored or to be stored, for one of its seeds.
+
+    The others are left out: one more of them changes no checkpoint.
+    """
+    alone = {**config, "training": {**config["training"], "seeds": [seed]}}
+    return sha256(json.dumps(alone, sort_keys=True).encode()).hexdigest()
+
+
 def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: str = "cpu") -> tuple[nn.Module, Problem]:
     """The model of one seed of the run in `folder`, as training left it, and the problem it was trained on.
 
@@ -70,7 +80,8 @@ def load_trained(layout: Layout, folder: Path, cell: Cell, seed: int, device: st
     state, about = read(path)
     mend = f"run dvc repro {cell_stage('train', cell.dataset, cell.encoder, cell.model, cell.adapter)}"
     configuration = layout.configuration(folder)
-    if about.get("config_sha256") not in (None, tables.sha256_of(configuration)):  # None: the first ones did not say
+    now = config_sha256(tables.read_json(configuration), seed)
+    if about.get("config_sha256", now) != now:  # the first ones did not say
         raise TrainingError(f"trained with another configuration than {configuration.name} is", where=path, mend=mend)
     if about.get("data_sha256") != data_sha256(problem, valid):
         raise TrainingError("trained on another split, or on other features, than there are now", where=path, mend=mend)

@@ -111,13 +111,8 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `as_json` of a value, whole or not at all."""
-    write_text(path, as_json(value))
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON with a final newline; keys keep their order."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    """Writes indented JSON with a final newline; keys keep their order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

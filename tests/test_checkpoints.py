@@ -76,6 +76,9 @@ def test_a_configuration_that_was_edited_is_told(tmp_path):
     replace(cell, network=replace(cell.network, layers=cell.network.layers + 1)).write(layout.configuration(folder))
     with pytest.raises(TrainingError, match=r"another configuration than config\.json .*; run dvc repro train@small"):
         checkpoints.load_trained(layout, folder, Cell.read(layout.configuration(folder)), 1)
+    more = replace(cell, training=replace(cell.training, seeds=(1, 2)))  # changes nothing for the seed that is there
+    more.write(layout.configuration(folder))
+    checkpoints.load_trained(layout, folder, more, 1)
     path = layout.checkpoint(folder, 1)
     state, about = checkpoints.read(path)
     checkpoints.write(path, state, {"data_sha256": about["data_sha256"]})  # as the first ones were written

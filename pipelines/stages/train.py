@@ -3,6 +3,7 @@
 import csv
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -30,9 +31,9 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
     log.info("training on %s", device_name(device))
     found = {seed: _train_seed(layout, into, cell, seed, device) for seed in cell.training.seeds}
     layout.configuration(into).unlink(missing_ok=True)  # never beside checkpoints of another configuration
-    config_sha256 = cell.sha256
     for seed, one in found.items():
-        about = {"seed": seed, "data_sha256": one.data_sha256, "config_sha256": config_sha256}
+        about = {"seed": seed, "data_sha256": one.data_sha256}
+        about["config_sha256"] = checkpoints.config_sha256(asdict(cell), seed)
         checkpoints.write(layout.checkpoint(into, seed), one.fitted.state, about)
     history = [{"seed": seed, **row} for seed, one in found.items() for row in one.fitted.history]
     _write_history(into / "history.csv", history)
@@ -45,7 +46,7 @@ def run(dataset: str, encoder: str, model: str, adapter: str, layout: Layout, de
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": device if device == "cpu" else device_name(device),
-        "config_sha256": config_sha256,
+        "config_sha256": tables.sha256_of(layout.configuration(into)),
     }
     tables.write_json(layout.timing(into), timing)
 
