@@ -2,7 +2,9 @@
 
 import gc
 import shutil
+import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +255,13 @@ def test_what_a_command_loads_is_left_alone_by_the_garbage_collector():
     assert gc.isenabled()
     assert all(one is not loaded for one in gc.get_objects())
     gc.unfreeze()
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton comes with a torch for CUDA")
+def test_what_a_command_loads_is_no_leak_at_its_end():
+    program = "from pipelines.commands import loading\nwith loading():\n    import triton._C.libtriton"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
 
 
 def test_a_cell_is_read_back_as_it_was_written(tmp_path):

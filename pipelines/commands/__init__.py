@@ -1,6 +1,7 @@
 """The commands of `python -m pipelines`. What a command calls is imported when it runs: torch, DVC and Prefect take
 seconds to load."""
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,3 +19,4 @@ def loading() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # for the last collection: nanobind (triton's) reports what stays as leaked
