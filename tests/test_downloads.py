@@ -178,10 +178,8 @@ def test_a_folder_and_a_file_are_copied(tmp_path):
     (tmp_path / "mirror").mkdir()
     original = tmp_path / "mirror/a.zip"
     original.write_bytes(DATA)
-    told = []
-    assert (
-        fetch("a.zip", str(tmp_path / "mirror"), tmp_path / "one", KNOWN, progress=lambda *of: told.append(of)) == WHOLE
-    )
+    folder, told = str(tmp_path / "mirror"), []
+    assert fetch("a.zip", folder, tmp_path / "one", KNOWN, progress=lambda *of: told.append(of)) == WHOLE
     assert told[-1] == (len(DATA), len(DATA), "copying a.zip")
     assert fetch("b.zip", str(original), tmp_path / "two") == Fetched("b.zip", len(DATA), SHA256)
     (tmp_path / "one/a.zip").write_bytes(b"changed")
