@@ -5,6 +5,9 @@ import os
 # On tensors as small as these, threads only wait for each other: ten times as slow on a busy machine. Set before torch
 # is loaded, and inherited by the stages that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray gives its workers the last place (15) in the queue for the CPUs: beside another test process they stood still for
+# minutes, and a test's time ran out.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - its name
 
 import befa  # noqa: F401 - before torch, which it holds to one order of summation
 
